@@ -1,0 +1,24 @@
+//! The nouns of the house: apps, scripts, routes, rows, records, and the patterns they carry.
+//!
+//! Plain values. Nothing here reads a clock, a file or the network; a pattern, a slug or a source can
+//! only be built valid. Every other room uses this one, and it uses none of them.
+
+mod apps;
+mod host;
+mod name;
+mod path;
+mod record;
+mod request;
+mod row;
+mod sandbox;
+mod time;
+
+pub use apps::{Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version};
+pub use host::{Host, HostPattern};
+pub use name::{Invalid, Name, RouteMethod, ScriptSource, Slug, SOURCE_BYTES_MAX};
+pub use path::{PathPattern, decode_param, normalise_path};
+pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine};
+pub use request::{Body, Request, BODY_BYTES_MAX};
+pub use row::{InboxId, Kind, Row};
+pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
+pub use time::UnixMs;
