@@ -1,0 +1,337 @@
+//! One batch of commands, one transaction, one commit; then the news.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use redb::{Database, Durability, ReadableTableMetadata, Table, WriteTransaction};
+
+use super::catalog::Catalog;
+use super::changes::Changes;
+use super::codec;
+use super::log::LogTail;
+use super::open::Settings;
+use super::tables::{DEAD_LETTERS, META, META_CLAIMED, OUTBOX};
+use super::writer::{Change, Command, End, Hooks, Reply, Shared};
+use super::Error;
+use crate::model::{DeadLetter, Row, UnixMs};
+
+/// A durable commit takes the gathered log along from this size on; a smaller rest waits for the flush.
+const LOG_RIDES_FROM: usize = 16 * 1024;
+/// The log is flushed early at this size, to bound memory.
+const LOG_WAITS_MAX: usize = 2 * 1024 * 1024;
+
+/// What has been posted and is not in the file yet, and the counters that bound the file.
+pub(crate) struct Applier {
+    shared: Arc<Shared>,
+    catalog: Catalog,
+    tail: LogTail,
+    /// Relaxed rows that have not ended.
+    unflushed: BTreeMap<u128, Arc<Row>>,
+    /// Rows in the table that ended; they go together with their records.
+    ended: Vec<u128>,
+    /// Async rows whose attempt may have begun.
+    claimed: BTreeSet<u128>,
+    claimed_changed: bool,
+    /// The end of an async row is waiting: a crash would repeat it, so it rides the next durable commit.
+    async_ended: bool,
+    /// Since when something is not as durable as it will be.
+    waiting_since: Option<Instant>,
+    /// A commit was made that a power cut would make the next start repair.
+    unclean: bool,
+    outbox_rows: u64,
+    outbox_bytes: u64,
+    outbox_rows_max: u64,
+    outbox_bytes_max: u64,
+    dead_letters_max: u64,
+}
+
+/// The commands of a batch that need a transaction.
+#[derive(Default)]
+struct Batch {
+    enqueues: Vec<(Arc<Row>, Vec<u8>, Reply)>,
+    claims: Vec<Reply>,
+    retries: Vec<Arc<Row>>,
+    dead: Vec<DeadLetter>,
+    changes: Vec<Change>,
+    settled: Vec<Reply>,
+}
+
+impl Applier {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        catalog: Catalog,
+        tail: LogTail,
+        settings: &Settings,
+    ) -> Result<Applier, Error> {
+        Ok(Applier {
+            outbox_rows: shared.load.outbox_rows.load(Relaxed),
+            outbox_bytes: shared.load.outbox_bytes.load(Relaxed),
+            outbox_rows_max: settings.outbox_rows_max,
+            outbox_bytes_max: settings.outbox_bytes_max,
+            dead_letters_max: settings.dead_letters_max,
+            shared,
+            catalog,
+            tail,
+            unflushed: BTreeMap::new(),
+            ended: Vec::new(),
+            claimed: BTreeSet::new(),
+            claimed_changed: false,
+            async_ended: false,
+            waiting_since: None,
+            unclean: false,
+        })
+    }
+
+    /// Since when something waits for a durable commit.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        self.waiting_since
+    }
+
+    /// Whether a commit that needs no repair is owed.
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        self.unclean
+    }
+
+    /// Applies all of `commands` and tells those who wait. An error is the card's: the store is over.
+    pub(crate) fn apply(
+        &mut self,
+        db: &Database,
+        commands: &mut Vec<Command>,
+        flush: bool,
+        checkpoint: bool,
+        hooks: &Hooks,
+    ) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        for command in commands.drain(..) {
+            self.stage(command, &mut batch);
+        }
+        let result = self.commit(db, &mut batch, flush, checkpoint, hooks);
+        if let Err(error) = &result {
+            batch.refuse(error);
+        }
+        result
+    }
+
+    /// Takes a command into memory, and into `batch` if it needs the file.
+    fn stage(&mut self, command: Command, batch: &mut Batch) {
+        match command {
+            Command::EnqueueRelaxed(row) => {
+                self.waiting_since.get_or_insert_with(Instant::now);
+                self.unflushed.insert(row.execution_id.as_u128(), row);
+            }
+            Command::Enqueue { row, claimed, reply } => self.stage_enqueue(row, claimed, reply, batch),
+            Command::Claim { ids, reply } => {
+                self.claimed.extend(ids.iter().map(|id| id.as_u128()));
+                self.claimed_changed = true;
+                batch.claims.push(reply);
+            }
+            Command::Settle { id, sync, end } => self.stage_end(id.as_u128(), sync, end, batch),
+            Command::Change(change) => batch.changes.push(change),
+            Command::Settled(reply) => batch.settled.push(reply),
+            Command::Probe(reply) => reply(Ok(())),
+        }
+    }
+
+    fn stage_enqueue(&mut self, row: Arc<Row>, claimed: bool, reply: Reply, batch: &mut Batch) {
+        let bytes = codec::encode(row.as_ref());
+        let weight = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let (rows, held) = (self.outbox_rows + 1, self.outbox_bytes + weight);
+        if rows > self.outbox_rows_max || held > self.outbox_bytes_max {
+            return reply(Err(Error::OutboxFull { rows: self.outbox_rows, bytes: self.outbox_bytes }));
+        }
+        (self.outbox_rows, self.outbox_bytes) = (rows, held);
+        if claimed {
+            self.claimed.insert(row.execution_id.as_u128());
+            self.claimed_changed = true;
+        }
+        batch.enqueues.push((row, bytes, reply));
+    }
+
+    fn stage_end(&mut self, id: u128, sync: bool, end: End, batch: &mut Batch) {
+        self.waiting_since.get_or_insert_with(Instant::now);
+        if !sync {
+            self.claimed_changed |= self.claimed.remove(&id);
+            self.async_ended = true;
+        }
+        let record = match end {
+            End::Done(record) => record,
+            End::Retry(row) => return batch.retries.push(row),
+            End::Release => return,
+            End::Dead(letter, record) => {
+                batch.dead.push(*letter);
+                record
+            }
+        };
+        self.tail.push(&record);
+        if self.unflushed.remove(&id).is_none() {
+            self.ended.push(id);
+        }
+    }
+
+    fn commit(
+        &mut self,
+        db: &Database,
+        batch: &mut Batch,
+        flush: bool,
+        checkpoint: bool,
+        hooks: &Hooks,
+    ) -> Result<(), Error> {
+        let flush = (flush && (self.waiting_since.is_some() || checkpoint))
+            || checkpoint
+            || self.tail.waiting_bytes() >= LOG_WAITS_MAX;
+        let promised = !batch.enqueues.is_empty() || !batch.claims.is_empty() || !batch.dead.is_empty();
+        let visible = !batch.settled.is_empty() && self.waiting_since.is_some();
+        if !flush && !promised && !visible && batch.changes.is_empty() && batch.retries.is_empty() {
+            batch.settled.drain(..).for_each(|reply| reply(Ok(())));
+            return Ok(());
+        }
+        let mut txn = db.begin_write()?;
+        let mut catalog = self.catalog.clone();
+        let (replies, enqueued, changed) = make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
+        let durable = flush || promised || changed || !batch.retries.is_empty();
+        self.count_enqueued(&enqueued);
+        self.write(&txn, batch, flush || visible, durable)?;
+        if changed || !batch.dead.is_empty() {
+            self.write_dead(&txn, std::mem::take(&mut batch.dead))?;
+        }
+        txn.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
+        txn.set_quick_repair(checkpoint);
+        txn.commit()?;
+        self.committed(durable, flush, checkpoint);
+        self.catalog = catalog;
+        self.tell(batch, replies, enqueued, changed, hooks);
+        Ok(())
+    }
+
+    /// Puts everything that this commit carries into its tables.
+    fn write(&mut self, txn: &WriteTransaction, batch: &mut Batch, all: bool, durable: bool) -> Result<(), Error> {
+        let mut outbox = txn.open_table(OUTBOX)?;
+        for (row, bytes, _) in &batch.enqueues {
+            outbox.insert(row.execution_id.as_u128(), bytes.as_slice())?;
+        }
+        for row in batch.retries.drain(..) {
+            let bytes = codec::encode(row.as_ref());
+            self.outbox_bytes += weight(&bytes);
+            if let Some(old) = outbox.insert(row.execution_id.as_u128(), bytes.as_slice())? {
+                self.outbox_bytes = self.outbox_bytes.saturating_sub(weight(old.value()));
+            }
+        }
+        if all {
+            self.write_unflushed(&mut outbox)?;
+        }
+        let with_log = all || self.async_ended || !batch.dead.is_empty() || self.tail.waiting_bytes() >= LOG_RIDES_FROM;
+        if with_log {
+            self.remove_ended(&mut outbox)?;
+            self.tail.write(txn, UnixMs::now())?;
+            self.async_ended = false;
+        }
+        drop(outbox);
+        if durable && self.claimed_changed {
+            let ids: Vec<u8> = self.claimed.iter().flat_map(|id| id.to_be_bytes()).collect();
+            txn.open_table(META)?.insert(META_CLAIMED, ids.as_slice())?;
+            self.claimed_changed = false;
+        }
+        Ok(())
+    }
+
+    /// Relaxed rows that are still unfinished at a flush go down after all.
+    fn write_unflushed(&mut self, outbox: &mut Table<'_, u128, &'static [u8]>) -> Result<(), Error> {
+        for (id, row) in std::mem::take(&mut self.unflushed) {
+            let bytes = codec::encode(row.as_ref());
+            self.outbox_rows += 1;
+            self.outbox_bytes += weight(&bytes);
+            outbox.insert(id, bytes.as_slice())?;
+        }
+        Ok(())
+    }
+
+    fn remove_ended(&mut self, outbox: &mut Table<'_, u128, &'static [u8]>) -> Result<(), Error> {
+        for id in self.ended.drain(..) {
+            if let Some(bytes) = outbox.remove(id)? {
+                self.outbox_rows = self.outbox_rows.saturating_sub(1);
+                self.outbox_bytes = self.outbox_bytes.saturating_sub(weight(bytes.value()));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_dead(&self, txn: &WriteTransaction, dead: Vec<DeadLetter>) -> Result<(), Error> {
+        let mut letters = txn.open_table(DEAD_LETTERS)?;
+        for letter in dead {
+            letters.insert(letter.id.as_u128(), codec::encode(&letter).as_slice())?;
+        }
+        while letters.len()? > self.dead_letters_max && letters.pop_first()?.is_some() {
+            self.shared.load.dead_letters_dropped.fetch_add(1, Relaxed);
+        }
+        self.shared.load.dead_letters.store(letters.len()?, Relaxed);
+        Ok(())
+    }
+
+    fn count_enqueued(&mut self, rows: &[Arc<Row>]) {
+        for row in rows {
+            self.outbox_rows += 1;
+            self.outbox_bytes += weight(&codec::encode(row.as_ref()));
+        }
+    }
+
+    fn committed(&mut self, durable: bool, flush: bool, checkpoint: bool) {
+        let load = &self.shared.load;
+        load.commits.fetch_add(1, Relaxed);
+        if durable {
+            load.durable_commits.fetch_add(1, Relaxed);
+            self.unclean = !checkpoint;
+        }
+        // A commit that was only made visible still owes its fsync; so does what no commit took along yet.
+        let nothing_waits = self.unflushed.is_empty() && self.ended.is_empty() && self.tail.waiting_bytes() == 0;
+        if flush || (durable && nothing_waits) {
+            self.waiting_since = None;
+        }
+        load.outbox_rows.store(self.outbox_rows, Relaxed);
+        load.outbox_bytes.store(self.outbox_bytes, Relaxed);
+        load.log_bytes.store(self.tail.stored_bytes(), Relaxed);
+    }
+
+    fn tell(&self, batch: &mut Batch, changes: Vec<Reply>, enqueued: Vec<Arc<Row>>, changed: bool, hooks: &Hooks) {
+        if changed {
+            let catalog = Arc::new(self.catalog.clone());
+            self.shared.catalog.store(catalog.clone());
+            (hooks.catalog)(&catalog);
+        }
+        batch.enqueues.drain(..).for_each(|(_, _, reply)| reply(Ok(())));
+        batch.claims.drain(..).chain(changes).chain(batch.settled.drain(..)).for_each(|reply| reply(Ok(())));
+        if !enqueued.is_empty() {
+            (hooks.enqueued)(enqueued);
+        }
+    }
+}
+
+impl Batch {
+    fn refuse(&mut self, error: &Error) {
+        let enqueues = self.enqueues.drain(..).map(|(_, _, reply)| reply);
+        let waiting = enqueues.chain(self.claims.drain(..)).chain(self.settled.drain(..));
+        waiting.for_each(|reply| reply(Err(error.clone())));
+    }
+}
+
+/// Makes the changes; says whom to tell, which rows came of them, and whether any of them wrote.
+fn make_changes(
+    txn: &WriteTransaction,
+    catalog: &mut Catalog,
+    changes: Vec<Change>,
+) -> Result<(Vec<Reply>, Vec<Arc<Row>>, bool), Error> {
+    let mut desk = Changes::new(txn, catalog);
+    let mut wrote = false;
+    let mut replies = Vec::with_capacity(changes.len());
+    for change in changes {
+        let (reply, changed) = change(&mut desk);
+        wrote |= changed?;
+        replies.push(reply);
+    }
+    Ok((replies, desk.enqueued, wrote))
+}
+
+fn weight(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}

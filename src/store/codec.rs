@@ -1,0 +1,132 @@
+//! Rows as bytes: a version byte, then postcard.
+//!
+//! Decoding is total: whatever the bytes, the answer is a value or an error. Written bytes never change their
+//! meaning: a new shape gets a new version byte, and the old one stays readable.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Error;
+use crate::model::{App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Version};
+
+/// A type that is stored.
+pub(crate) trait Stored: Serialize + DeserializeOwned {
+    /// The version byte of what is written today.
+    const VERSION: u8;
+    /// The noun, for errors.
+    const WHAT: &'static str;
+}
+
+macro_rules! stored {
+    ($($type:ty = $version:literal $what:literal),* $(,)?) => {
+        $(impl Stored for $type {
+            const VERSION: u8 = $version;
+            const WHAT: &'static str = $what;
+        })*
+    };
+}
+stored!(
+    App = 1 "app",
+    Domain = 1 "domain",
+    Script = 1 "script",
+    Version = 1 "script version",
+    Route = 1 "route",
+    Key = 1 "key",
+    Row = 1 "outbox row",
+    ExecutionRecord = 1 "execution record",
+    DeadLetter = 1 "dead letter",
+);
+
+/// Writes `value` as it is stored today.
+pub(crate) fn encode<T: Stored>(value: &T) -> Vec<u8> {
+    let start = vec![T::VERSION];
+    postcard::to_extend(value, start).expect("writing to memory does not fail, and no stored type refuses to be written")
+}
+
+/// Reads what [`encode`] wrote, or says why it cannot be that.
+pub(crate) fn decode<T: Stored>(bytes: &[u8]) -> Result<T, Error> {
+    let damaged = |why: String| Error::Damaged { what: T::WHAT, why };
+    let (version, body) = bytes.split_first().ok_or_else(|| damaged("it is empty".into()))?;
+    if *version != T::VERSION {
+        return Err(damaged(format!("unknown version {version}")));
+    }
+    let (value, rest) = postcard::take_from_bytes::<T>(body).map_err(|error| damaged(error.to_string()))?;
+    if rest.is_empty() { Ok(value) } else { Err(damaged(format!("{} bytes too many", rest.len()))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::{Attempt, Body, Ended, InboxId, Kind, Principal, Request, UnixMs};
+
+    prop_compose! {
+        fn request()(
+            method in "[A-Z]{1,7}", path in "/[a-z/]{0,20}", query in ".{0,20}", rest in ".{0,9}",
+            headers in prop::collection::vec(("[a-z-]{1,9}", "[ -~]{0,20}"), 0..5),
+            body in prop::collection::vec(any::<u8>(), 0..200), kind in 0..5,
+        ) -> Request {
+            let bytes = Bytes::from(body);
+            let body = match kind { 0 => Body::Empty, 1 => Body::Json(bytes), 2 => Body::Form(bytes), 3 => Body::Text(bytes), _ => Body::Raw(bytes) };
+            Request { method, path, headers, body, query, params: vec![("a".into(), "b".into())], rest }
+        }
+    }
+
+    prop_compose! {
+        pub(crate) fn row()(
+            id in any::<u128>(), request in request(), reply in any::<Option<u64>>(), at in any::<i64>(),
+            attempts in any::<u16>(), error in ".{0,30}", pinned in any::<Option<u32>>(), key in any::<Option<u128>>(),
+        ) -> Row {
+            Row {
+                execution_id: Uuid::from_u128(id), request_id: "r".into(), kind: Kind::Http, app_id: Uuid::from_u128(1),
+                route_id: key.map(Uuid::from_u128), script_id: Uuid::from_u128(2), script_name: "s".into(), timeout_ms: 5000,
+                reply_to: reply.map(InboxId), request, principal: key.map(|key| Principal { key_id: Uuid::from_u128(key), name: "k".into() }),
+                trigger_depth: 0, root_execution_id: Uuid::from_u128(id), attempts, crashes: 0, due_at: UnixMs(at), accepted_at: UnixMs(at),
+                pinned_version: pinned, history: vec![Attempt { at: UnixMs(at), status: Ended::Timeout, error }], redriven_from: None,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_come_back_as_they_went(row in row()) {
+            prop_assert_eq!(decode::<Row>(&encode(&row)).unwrap(), row);
+        }
+
+        #[test]
+        fn a_cut_or_lengthened_row_is_an_error(row in row(), at in any::<prop::sample::Index>()) {
+            let mut bytes = encode(&row);
+            bytes.push(0);
+            prop_assert!(decode::<Row>(&bytes).is_err());
+            bytes.pop();
+            prop_assert!(decode::<Row>(&bytes[..at.index(bytes.len())]).is_err());
+        }
+
+        #[test]
+        fn any_bytes_decode_without_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(first) = bytes.first_mut() { *first = 1 + *first % 2; }
+            let _ = decode::<Row>(&bytes);
+            let _ = decode::<App>(&bytes);
+            let _ = decode::<Domain>(&bytes);
+            let _ = decode::<Script>(&bytes);
+            let _ = decode::<Version>(&bytes);
+            let _ = decode::<Route>(&bytes);
+            let _ = decode::<Key>(&bytes);
+            let _ = decode::<ExecutionRecord>(&bytes);
+            let _ = decode::<DeadLetter>(&bytes);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_an_error_or_another_row(row in row(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+            let mut bytes = encode(&row);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            if let Ok(other) = decode::<Row>(&bytes) {
+                prop_assert_ne!(other, row);
+            }
+        }
+    }
+}

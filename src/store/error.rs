@@ -1,0 +1,113 @@
+//! What can go wrong in the store, and which of it ends the house.
+
+/// The house is broken, or the file cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The file was written by a newer PiCloud.
+    #[error(
+        "{path} was written by a newer PiCloud (schema {found}; this one reads up to {known}): start the newer version again, or restore a backup made by this one"
+    )]
+    NewerSchema {
+        /// The file.
+        path: String,
+        /// Its schema.
+        found: u32,
+        /// The newest schema this program knows.
+        known: u32,
+    },
+    /// Another process has the file open.
+    #[error("{0} is in use by another process: is a PiCloud already running on this data directory?")]
+    InUse(String),
+    /// The file or its directory cannot be opened.
+    #[error("cannot open {path}: {why}")]
+    Open {
+        /// The file.
+        path: String,
+        /// The cause.
+        why: String,
+    },
+    /// Bytes in the store are not what was written.
+    #[error("the store holds a damaged {what}: {why}; restore a backup")]
+    Damaged {
+        /// Which kind of row.
+        what: &'static str,
+        /// What the decoder said.
+        why: String,
+    },
+    /// Reading or writing the file failed.
+    #[error("the store failed: {0}")]
+    Card(String),
+    /// An earlier error or a shutdown has closed the store.
+    #[error("the store is closed")]
+    Closed,
+    /// The outbox holds as much as it may.
+    #[error("the outbox is full: {rows} rows, {bytes} bytes")]
+    OutboxFull {
+        /// Rows in it.
+        rows: u64,
+        /// About how many bytes they hold.
+        bytes: u64,
+    },
+}
+
+impl Error {
+    /// Whether this says no to one command only, and the store goes on.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Error::OutboxFull { .. })
+    }
+}
+
+macro_rules! card_errors {
+    ($($source:ty),*) => {
+        $(impl From<$source> for Error {
+            fn from(error: $source) -> Error {
+                Error::Card(error.to_string())
+            }
+        })*
+    };
+}
+card_errors!(
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError,
+    redb::SetDurabilityError
+);
+
+/// Why a change of the catalog was not made. Nothing was written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// What should change is not there.
+    #[error("{what} not found: {id}")]
+    NotFound {
+        /// The noun.
+        what: &'static str,
+        /// What was asked for.
+        id: String,
+    },
+    /// Something else is in the way.
+    #[error("{0}")]
+    Conflict(String),
+    /// The field's value cannot be.
+    #[error("{field}: {why}")]
+    Invalid {
+        /// The field of the request.
+        field: &'static str,
+        /// What is allowed.
+        why: String,
+    },
+    /// The house is broken.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+macro_rules! card_change_errors {
+    ($($source:ty),*) => {
+        $(impl From<$source> for ChangeError {
+            fn from(error: $source) -> ChangeError {
+                ChangeError::Store(error.into())
+            }
+        })*
+    };
+}
+card_change_errors!(redb::StorageError, redb::TableError);

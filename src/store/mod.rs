@@ -1,0 +1,31 @@
+//! The store: one redb file, one writer thread, and the promise that nobody hears "accepted" too early.
+//!
+//! Every change is a command. Commands queue up, the writer takes all that wait into one transaction, commits
+//! once, and only then tells those who wait. What was promised to survive a power cut makes the commit durable
+//! (one fsync); what was not rides the next flush. Reads are snapshots and never wait for the writer, except
+//! that [`Store::settled`] lets a reader see everything that was posted before it asked.
+//!
+//! This room knows no script, no HTTP and no clock but the one that paces its flushes. After an error of the
+//! card it refuses everything: the house drains and exits, and the next start opens the file anew.
+
+mod apply;
+mod backend;
+mod catalog;
+mod changes;
+mod codec;
+mod error;
+mod log;
+mod open;
+mod read;
+mod tables;
+mod writer;
+
+pub use backend::{Card, CardMeter};
+pub use catalog::Catalog;
+pub use changes::{AppPatch, Changes, KeyPatch, RoutePatch, ScriptPatch};
+pub use error::{ChangeError, Error};
+pub use log::{EncodedRecord, encode_record};
+pub use open::Settings;
+pub use read::{ExecutionFilter, Page, Snapshot};
+pub use tables::SCHEMA;
+pub use writer::{End, Hooks, Load, Recovered, Startable, Store};
