@@ -151,10 +151,8 @@ impl Applier {
 
     fn stage_end(&mut self, id: u128, sync: bool, end: End, batch: &mut Batch) {
         self.waiting_since.get_or_insert_with(Instant::now);
-        if !sync {
-            self.claimed_changed |= self.claimed.remove(&id);
-            self.async_ended = true;
-        }
+        self.claimed_changed |= self.claimed.remove(&id);
+        self.async_ended |= !sync;
         let record = match end {
             End::Done(record) => record,
             End::Retry(row) => return batch.retries.push(row),

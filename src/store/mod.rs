@@ -26,6 +26,6 @@ pub use changes::{AppPatch, Changes, KeyPatch, RoutePatch, ScriptPatch};
 pub use error::{ChangeError, Error};
 pub use log::{EncodedRecord, encode_record};
 pub use open::Settings;
-pub use read::{ExecutionFilter, Page, Snapshot};
+pub use read::{ExecutionFilter, Page, Position, Snapshot, Stopped};
 pub use tables::SCHEMA;
 pub use writer::{End, Hooks, Load, Recovered, Startable, Store};

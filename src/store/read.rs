@@ -1,5 +1,8 @@
 //! Reading: snapshots that no commit disturbs.
 
+use std::fmt;
+use std::str::FromStr;
+
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use uuid::Uuid;
 
@@ -7,10 +10,51 @@ use super::codec;
 use super::log::{self, BlockHead};
 use super::tables::{DEAD_LETTERS, LOG, LOG_INDEX, OUTBOX, VERSIONS};
 use super::Error;
-use crate::model::{DeadLetter, Ended, ExecutionRecord, Row, UnixMs, Version};
+use crate::model::{DeadLetter, Ended, ExecutionRecord, Invalid, Row, UnixMs, Version};
 
 /// Blocks of the log that one search opens at the most; it goes on at the next page.
-const BLOCKS_PER_PAGE: usize = 200;
+const BLOCKS_PER_SCAN: usize = 200;
+
+/// Where a record stands in the log; later records are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    block: u64,
+    index: usize,
+}
+
+impl Position {
+    /// The place after this one: a scan before it begins with the record here.
+    pub fn next(self) -> Position {
+        Position { index: self.index.saturating_add(1), ..self }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.block, self.index)
+    }
+}
+
+impl FromStr for Position {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Position, Invalid> {
+        let unreadable = || Invalid("must be the next_cursor of an earlier page".into());
+        let (block, index) = text.split_once('.').ok_or_else(unreadable)?;
+        let block = block.parse().map_err(|_| unreadable())?;
+        Ok(Position { block, index: index.parse().map_err(|_| unreadable())? })
+    }
+}
+
+/// Why a scan of the log ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// It saw everything.
+    AtEnd,
+    /// It was told to.
+    ByVisitor,
+    /// It had opened many blocks; go on from here.
+    Tired(Position),
+}
 
 /// A part of a list, and where the next part begins.
 #[derive(Debug)]
@@ -141,45 +185,64 @@ impl Snapshot {
         Ok(None)
     }
 
-    /// Records of finished executions, the last to end first. `cursor` is what an earlier page gave; an
-    /// unreadable one begins anew.
+    /// Records of finished executions, the last to end first, before `cursor`.
     pub fn executions(
         &self,
         filter: &ExecutionFilter,
-        cursor: Option<&str>,
+        cursor: Option<Position>,
         limit: usize,
     ) -> Result<Page<ExecutionRecord>, Error> {
-        let from = cursor.and_then(parse_cursor);
-        let upto = from.map_or(u64::MAX, |(block, _)| block);
-        let mut items = Vec::new();
+        let mut page = Page { items: Vec::new(), next: None };
+        let mut last = None;
+        let stopped = self.scan(filter, cursor, |at, record| {
+            if page.items.len() == limit {
+                return false;
+            }
+            last = Some(at);
+            page.items.push(record);
+            true
+        })?;
+        page.next = match stopped {
+            Stopped::AtEnd => None,
+            Stopped::ByVisitor => last.map(|at| at.to_string()),
+            Stopped::Tired(at) => Some(at.to_string()),
+        };
+        Ok(page)
+    }
+
+    /// Shows `visit` one record after the other, the last to end first, until it says false.
+    pub fn scan(
+        &self,
+        filter: &ExecutionFilter,
+        before: Option<Position>,
+        mut visit: impl FnMut(Position, ExecutionRecord) -> bool,
+    ) -> Result<Stopped, Error> {
         let mut opened = 0;
+        let upto = before.map_or(u64::MAX, |at| at.block);
         for entry in self.txn.open_table(LOG_INDEX)?.range(..=upto)?.rev() {
             let (number, head) = entry?;
-            let (number, head) = (number.value(), codec::decode::<BlockHead>(head.value())?);
+            let (block, head) = (number.value(), codec::decode::<BlockHead>(head.value())?);
             if filter.since.is_some_and(|since| head.finished_max < since) {
                 // Records are accepted before they end, so this whole block is too old.
                 continue;
             }
-            if opened == BLOCKS_PER_PAGE {
-                return Ok(Page { items, next: Some(format!("{number}.{}", u32::MAX)) });
+            if opened == BLOCKS_PER_SCAN {
+                return Ok(Stopped::Tired(Position { block, index: usize::MAX }));
             }
             opened += 1;
-            let raw = self.block(number, &head)?;
-            let entries = log::entries(&raw)?;
-            for (position, (_, record)) in entries.iter().enumerate().rev() {
-                if from.is_some_and(|(block, before)| block == number && position >= before) {
+            let raw = self.block(block, &head)?;
+            for (index, (_, record)) in log::entries(&raw)?.into_iter().enumerate().rev() {
+                let at = Position { block, index };
+                if before.is_some_and(|before| at >= before) {
                     continue;
                 }
-                if items.len() == limit {
-                    return Ok(Page { items, next: Some(format!("{number}.{}", position + 1)) });
-                }
                 let record: ExecutionRecord = codec::decode(record)?;
-                if filter.takes(&record) {
-                    items.push(record);
+                if filter.takes(&record) && !visit(at, record) {
+                    return Ok(Stopped::ByVisitor);
                 }
             }
         }
-        Ok(Page { items, next: None })
+        Ok(Stopped::AtEnd)
     }
 
     fn block(&self, number: u64, head: &BlockHead) -> Result<Vec<u8>, Error> {
@@ -191,7 +254,3 @@ impl Snapshot {
     }
 }
 
-fn parse_cursor(text: &str) -> Option<(u64, usize)> {
-    let (block, position) = text.split_once('.')?;
-    Some((block.parse().ok()?, position.parse().ok()?))
-}

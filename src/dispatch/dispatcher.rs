@@ -1,0 +1,287 @@
+//! The dispatcher: when async rows run.
+//!
+//! Rows that are due wait here until there is room, are claimed (counted, durably, as begun) and go to the
+//! workshop. It wakes by signal, never by polling: a commit rings, a finished run rings, a timer rings. Rows that
+//! were running when an earlier process died are suspects: they are claimed one at a time, so that one script
+//! which takes the process down does not drag the others to their death.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Dispatch;
+use crate::model::{Row, UnixMs};
+use crate::script::Lane;
+
+/// Async rows that may be claimed at once: enough to keep the benches busy over a slow commit.
+const CLAIMED_MAX: usize = 256;
+/// Bytes of rows kept in memory while they wait; beyond it they are read back when they are due.
+const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The longest sleep: the tick is also a sign of life.
+const TICK: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+pub(crate) struct Dispatcher {
+    state: Mutex<State>,
+    bell: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<Entry>,
+    timers: BinaryHeap<Reverse<Timer>>,
+    suspects: VecDeque<Entry>,
+    suspect_under_way: Option<Uuid>,
+    claimed: usize,
+    granted: Vec<Entry>,
+    held_bytes: usize,
+    sequence: u64,
+    asleep: bool,
+    closing: bool,
+    last_tick: Option<Instant>,
+}
+
+struct Entry {
+    id: Uuid,
+    row: Option<Arc<Row>>,
+}
+
+struct Timer {
+    at: Instant,
+    sequence: u64,
+    entry: Entry,
+}
+
+impl Timer {
+    fn order(&self) -> (Instant, u64) {
+        (self.at, self.sequence)
+    }
+}
+
+impl PartialEq for Timer {
+    fn eq(&self, other: &Timer) -> bool {
+        self.order() == other.order()
+    }
+}
+impl Eq for Timer {}
+impl PartialOrd for Timer {
+    fn partial_cmp(&self, other: &Timer) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Timer {
+    fn cmp(&self, other: &Timer) -> std::cmp::Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+/// Starts the thread.
+pub(crate) fn start(dispatch: Dispatch) -> std::io::Result<()> {
+    let own = dispatch.clone();
+    let thread = thread::Builder::new().name("dispatcher".into()).spawn(move || run(&own))?;
+    *lock(&dispatch.inner.dispatcher.thread) = Some(thread);
+    Ok(())
+}
+
+fn run(dispatch: &Dispatch) {
+    let dispatcher = &dispatch.inner.dispatcher;
+    while let Some((claims, granted)) = dispatcher.wait() {
+        for entry in granted {
+            let row = entry.row.or_else(|| dispatch.load(entry.id));
+            match row {
+                Some(row) => dispatch.run(if row.is_sync() { Lane::Sync } else { Lane::Async }, row),
+                // It ended in the meantime: an operator cancelled it.
+                None => dispatcher.finished(entry.id),
+            }
+        }
+        if claims.is_empty() {
+            continue;
+        }
+        let ids = claims.iter().map(|entry| entry.id).collect();
+        let own = dispatch.clone();
+        dispatch.inner.store.claim(ids, move |claimed| match claimed {
+            Ok(()) => own.inner.dispatcher.grant(claims),
+            // The card failed; the house is about to stop, and the rows stay where they are.
+            Err(error) => tracing::error!(%error, "rows could not be claimed"),
+        });
+    }
+}
+
+impl Dispatcher {
+    /// A place for one more claimed row, if there is one and nobody waits for it.
+    pub(crate) fn reserve(&self) -> bool {
+        let mut state = lock(&self.state);
+        let free = state.claimed < CLAIMED_MAX && state.ready.is_empty() && !state.closing;
+        state.claimed += usize::from(free);
+        free
+    }
+
+    /// Gives a reserved place back.
+    pub(crate) fn release(&self) {
+        let mut state = lock(&self.state);
+        state.claimed = state.claimed.saturating_sub(1);
+        self.ring(state);
+    }
+
+    /// A committed row is due now.
+    pub(crate) fn ready(&self, row: Arc<Row>) {
+        let mut state = lock(&self.state);
+        let entry = state.hold(row);
+        state.ready.push_back(entry);
+        self.ring(state);
+    }
+
+    /// A row is due after `wait`, by the monotonic clock: steps of the wall clock do not move it.
+    pub(crate) fn later(&self, row: Arc<Row>, wait: Duration) {
+        let mut state = lock(&self.state);
+        let entry = state.hold(row);
+        state.schedule(entry, wait);
+        self.ring(state);
+    }
+
+    /// A row that was waiting when an earlier process ended. A wall clock that went backwards must not hold it
+    /// for ever, so it never waits longer than `wait_max`.
+    pub(crate) fn orphan(&self, id: Uuid, due_at: UnixMs, wait_max: Duration) {
+        let wait = due_at.since(UnixMs::now()).min(wait_max);
+        lock(&self.state).schedule(Entry { id, row: None }, wait);
+    }
+
+    /// A row that was running when an earlier process ended.
+    pub(crate) fn suspect(&self, row: Arc<Row>) {
+        let mut state = lock(&self.state);
+        let entry = state.hold(row);
+        state.suspects.push_back(entry);
+    }
+
+    /// The claims are durable: their rows may run.
+    fn grant(&self, entries: Vec<Entry>) {
+        let mut state = lock(&self.state);
+        state.granted.extend(entries);
+        self.ring(state);
+    }
+
+    /// A claimed row's attempt is over.
+    pub(crate) fn finished(&self, id: Uuid) {
+        let mut state = lock(&self.state);
+        state.claimed = state.claimed.saturating_sub(1);
+        if state.suspect_under_way == Some(id) {
+            state.suspect_under_way = None;
+        }
+        if !state.ready.is_empty() || !state.suspects.is_empty() {
+            self.ring(state);
+        }
+    }
+
+    /// Takes a waiting row out; the row itself if it is in memory.
+    pub(crate) fn withdraw(&self, id: Uuid) -> Option<Option<Arc<Row>>> {
+        let mut state = lock(&self.state);
+        let of = |entry: &Entry| entry.id == id;
+        let entry = if let Some(at) = state.ready.iter().position(of) {
+            state.ready.remove(at)
+        } else if let Some(at) = state.suspects.iter().position(of) {
+            state.suspects.remove(at)
+        } else {
+            let (mut found, rest) = std::mem::take(&mut state.timers).into_iter().partition::<Vec<_>, _>(|t| of(&t.0.entry));
+            state.timers = rest.into();
+            found.pop().map(|timer| timer.0.entry)
+        }?;
+        // It was not claimed, but its end gives a place back.
+        state.claimed += 1;
+        state.let_go(&entry);
+        Some(entry.row)
+    }
+
+    /// Rows that are due, and rows that wait for their time.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let state = lock(&self.state);
+        (state.ready.len() + state.suspects.len(), state.timers.len())
+    }
+
+    /// Claims nothing more and ends the thread.
+    pub(crate) fn close(&self) {
+        lock(&self.state).closing = true;
+        self.bell.notify_all();
+        if let Some(thread) = lock(&self.thread).take() {
+            // It only ends by itself; a panic there is already in the log.
+            let _ = thread.join();
+        }
+    }
+
+    fn ring(&self, mut state: MutexGuard<'_, State>) {
+        if std::mem::take(&mut state.asleep) {
+            drop(state);
+            self.bell.notify_one();
+        }
+    }
+
+    /// Sleeps until there is something to claim or to run. `None` when the house closes.
+    fn wait(&self) -> Option<(Vec<Entry>, Vec<Entry>)> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.closing {
+                return None;
+            }
+            let now = Instant::now();
+            state.last_tick = Some(now);
+            state.wake_timers(now);
+            let (claims, granted) = (state.take_claims(), std::mem::take(&mut state.granted));
+            if !claims.is_empty() || !granted.is_empty() {
+                return Some((claims, granted));
+            }
+            let next = state.timers.peek().map_or(TICK, |Reverse(timer)| timer.at.saturating_duration_since(now).min(TICK));
+            state.asleep = true;
+            state = self.bell.wait_timeout(state, next).unwrap_or_else(PoisonError::into_inner).0;
+            state.asleep = false;
+        }
+    }
+}
+
+impl State {
+    fn hold(&mut self, row: Arc<Row>) -> Entry {
+        let weight = row.weight();
+        let fits = self.held_bytes + weight <= HELD_BYTES_MAX;
+        self.held_bytes += if fits { weight } else { 0 };
+        Entry { id: row.execution_id, row: fits.then_some(row) }
+    }
+
+    fn let_go(&mut self, entry: &Entry) {
+        let weight = entry.row.as_ref().map_or(0, |row| row.weight());
+        self.held_bytes = self.held_bytes.saturating_sub(weight);
+    }
+
+    fn schedule(&mut self, entry: Entry, wait: Duration) {
+        self.sequence += 1;
+        self.timers.push(Reverse(Timer { at: Instant::now() + wait, sequence: self.sequence, entry }));
+    }
+
+    fn wake_timers(&mut self, now: Instant) {
+        while self.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now) {
+            if let Some(Reverse(timer)) = self.timers.pop() {
+                self.ready.push_back(timer.entry);
+            }
+        }
+    }
+
+    fn take_claims(&mut self) -> Vec<Entry> {
+        let mut claims = Vec::new();
+        while self.claimed < CLAIMED_MAX {
+            let suspect = if self.suspect_under_way.is_none() { self.suspects.pop_front() } else { None };
+            self.suspect_under_way = suspect.as_ref().map(|entry| entry.id).or(self.suspect_under_way);
+            let Some(entry) = suspect.or_else(|| self.ready.pop_front()) else { break };
+            self.claimed += 1;
+            self.let_go(&entry);
+            claims.push(entry);
+        }
+        claims
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

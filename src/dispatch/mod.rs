@@ -1,0 +1,275 @@
+//! Dispatch: from an accepted row to its end.
+//!
+//! A sync row goes straight to the workshop, before or after its commit as it was promised, and its answer to
+//! the one who waits in the [`Inbox`]. Async rows pass the [`dispatcher`], which claims them when there is room,
+//! times their retries and counts their crashes. One function routes every outcome. This room knows nothing of
+//! HTTP: a failed run is a [`Fault`](crate::script::Fault), and what status that is, is for others to say.
+
+mod dispatcher;
+mod inbox;
+mod outcome;
+mod policy;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use tokio::sync::{broadcast, oneshot};
+use uuid::Uuid;
+
+pub use inbox::{Inbox, Waiter};
+pub use policy::{Next, Policy};
+
+use crate::model::{ExecutionRecord, Row};
+use crate::script::{Executor, Fault, FaultKind, Finished, Job, Lane, Response};
+use crate::store::{self, Recovered, Store};
+use dispatcher::Dispatcher;
+
+/// Records that a slow reader of the log tail may fall behind.
+const TAIL_LENGTH: usize = 1024;
+
+/// What a waiter gets.
+#[derive(Debug)]
+pub struct Answer {
+    /// The script's answer, or why there is none.
+    pub result: Result<Response, Fault>,
+}
+
+/// Where an execution is before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It waits for a bench.
+    Queued,
+    /// It is on one.
+    Running,
+    /// It failed and waits for its next attempt.
+    Retrying,
+}
+
+impl State {
+    /// The word for it in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Running => "running",
+            State::Retrying => "retrying",
+        }
+    }
+}
+
+/// Counters, for metrics.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Executions that ended, by status: success, error, timeout, budget_exceeded.
+    pub ended: [AtomicU64; 4],
+    /// Attempts that will be repeated.
+    pub retries: AtomicU64,
+    /// Executions that ended as dead letters.
+    pub dead: AtomicU64,
+}
+
+/// A handle on dispatch, cheap to clone.
+#[derive(Clone)]
+pub struct Dispatch {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    inbox: Inbox,
+    executor: Executor,
+    dispatcher: Dispatcher,
+    policy: Policy,
+    tail: broadcast::Sender<Arc<ExecutionRecord>>,
+    tally: Tally,
+}
+
+impl Dispatch {
+    /// Puts the parts together; [`Dispatch::start`] sets them going.
+    pub fn new(store: Store, executor: Executor, policy: Policy, first_inbox_id: u64) -> Dispatch {
+        let (inbox, dispatcher) = (Inbox::new(first_inbox_id), Dispatcher::default());
+        let (tail, _) = broadcast::channel(TAIL_LENGTH);
+        Dispatch { inner: Arc::new(Inner { store, inbox, executor, dispatcher, policy, tail, tally: Tally::default() }) }
+    }
+
+    /// Starts the dispatcher's thread and hands it what an earlier process left.
+    pub fn start(&self, recovered: &[Recovered]) -> std::io::Result<()> {
+        self.recover(recovered);
+        dispatcher::start(self.clone())
+    }
+
+    /// Runs a row that somebody waits for: registers the waiter, then enqueues, then runs. A `strict` row is on
+    /// the card before its script starts.
+    pub fn call(&self, mut row: Row, strict: bool) -> Waiter {
+        let waiter = self.inner.inbox.register();
+        row.reply_to = Some(waiter.id());
+        let row = Arc::new(row);
+        if !strict && self.inner.store.enqueue_relaxed(row.clone()) {
+            self.run(Lane::Sync, row);
+            return waiter;
+        }
+        let this = self.clone();
+        self.inner.store.enqueue(row.clone(), false, move |accepted| match accepted {
+            Ok(()) => this.run(Lane::Sync, row),
+            Err(error) => this.not_accepted(&row, &error),
+        });
+        waiter
+    }
+
+    /// Runs a row that never was in the outbox. Its end is recorded all the same.
+    pub fn call_directly(&self, mut row: Row) -> Waiter {
+        let waiter = self.inner.inbox.register();
+        row.reply_to = Some(waiter.id());
+        self.run(Lane::Sync, Arc::new(row));
+        waiter
+    }
+
+    /// Accepts a row that nobody waits for. Resolves once it is durable; from then on it will be run.
+    pub async fn accept(&self, row: Row) -> Result<(), store::Error> {
+        let row = Arc::new(row);
+        let claimed = self.inner.dispatcher.reserve();
+        let (tell, told) = oneshot::channel();
+        let this = self.clone();
+        self.inner.store.enqueue(row.clone(), claimed, move |accepted| {
+            match (&accepted, claimed) {
+                (Ok(()), true) => this.run(Lane::Async, row),
+                (Ok(()), false) => this.inner.dispatcher.ready(row),
+                (Err(_), true) => this.inner.dispatcher.release(),
+                (Err(_), false) => {}
+            }
+            // Nobody listens if the caller left; the row is accepted all the same.
+            let _ = tell.send(accepted);
+        });
+        told.await.unwrap_or(Err(store::Error::Closed))
+    }
+
+    /// Takes rows that are in the outbox already.
+    pub fn enqueued(&self, rows: Vec<Arc<Row>>) {
+        for row in rows {
+            self.inner.dispatcher.ready(row);
+        }
+    }
+
+    /// Ends an execution wherever it is. False if it is not under way.
+    pub fn cancel(&self, execution: Uuid) -> bool {
+        if self.inner.executor.cancel(execution) {
+            return true;
+        }
+        let Some(entry) = self.inner.dispatcher.withdraw(execution) else { return false };
+        let Some(row) = entry.or_else(|| self.load(execution)) else { return false };
+        let cancelled = Finished::refused(Fault::new(FaultKind::Cancelled, "cancelled by an operator"));
+        self.conclude_async(&row, cancelled);
+        true
+    }
+
+    /// Where a row that has not ended is.
+    pub fn state(&self, row: &Row) -> State {
+        match (self.inner.executor.is_running(row.execution_id), row.attempts) {
+            (true, _) => State::Running,
+            (false, 0) => State::Queued,
+            (false, _) => State::Retrying,
+        }
+    }
+
+    /// Follows executions as they end.
+    pub fn tail(&self) -> broadcast::Receiver<Arc<ExecutionRecord>> {
+        self.inner.tail.subscribe()
+    }
+
+    /// Who waits for what.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inner.inbox
+    }
+
+    /// The workshop.
+    pub fn executor(&self) -> &Executor {
+        &self.inner.executor
+    }
+
+    /// Counters.
+    pub fn tally(&self) -> &Tally {
+        &self.inner.tally
+    }
+
+    /// Async rows that wait: ready now, and for their time.
+    pub fn waiting(&self) -> (usize, usize) {
+        self.inner.dispatcher.waiting()
+    }
+
+    /// Stops claiming, then lets runs end until `until`, then cuts them short; their rows stay for the next start.
+    pub fn close(&self, until: Instant) {
+        self.inner.dispatcher.close();
+        self.inner.executor.close(until);
+    }
+
+    fn run(&self, lane: Lane, row: Arc<Row>) {
+        let guard = Conclusion { dispatch: self.clone(), row: Some(row.clone()) };
+        let done = Box::new(move |finished| guard.conclude(finished));
+        self.inner.executor.submit(lane, Job { row, done, queued_at: Instant::now() });
+    }
+
+    fn not_accepted(&self, row: &Row, error: &store::Error) {
+        let fault = if error.is_refusal() {
+            Fault::new(FaultKind::Overloaded, error.to_string())
+        } else {
+            tracing::error!(execution = %row.execution_id, %error, "a row could not be accepted");
+            Fault::new(FaultKind::Platform, "internal error")
+        };
+        if let Some(id) = row.reply_to {
+            self.inner.inbox.take(id).deliver(Answer { result: Err(fault) });
+        }
+    }
+
+    fn load(&self, execution: Uuid) -> Option<Arc<Row>> {
+        let row = self.inner.store.read().and_then(|snapshot| snapshot.row(execution));
+        row.inspect_err(|error| tracing::error!(%execution, %error, "a row could not be read")).ok().flatten().map(Arc::new)
+    }
+
+    /// Decides about each row an earlier process left: run again, or dead because it took the process down.
+    fn recover(&self, recovered: &[Recovered]) {
+        if !recovered.is_empty() {
+            tracing::info!(rows = recovered.len(), "unfinished work of an earlier run was found");
+        }
+        let mut sorted = recovered.to_vec();
+        // What an interrupted run may have caused is tried after all that it cannot have.
+        sorted.sort_by_key(|found| (found.began, found.execution_id));
+        for found in sorted {
+            if !found.began {
+                self.inner.dispatcher.orphan(found.execution_id, found.due_at, self.inner.policy.backoff_max);
+                continue;
+            }
+            let Some(row) = self.load(found.execution_id) else { continue };
+            match self.inner.policy.after_crash(&row) {
+                None => self.inner.dispatcher.suspect(row),
+                Some(reason) => self.bury_crashed(&row, reason),
+            }
+        }
+    }
+}
+
+/// Routes the end of a run, even if the workshop lost it: a dropped conclusion is a fault of ours.
+struct Conclusion {
+    dispatch: Dispatch,
+    row: Option<Arc<Row>>,
+}
+
+impl Conclusion {
+    fn conclude(mut self, finished: Finished) {
+        if let Some(row) = self.row.take() {
+            self.dispatch.conclude(&row, finished);
+        }
+    }
+}
+
+impl Drop for Conclusion {
+    fn drop(&mut self) {
+        if let Some(row) = self.row.take() {
+            let lost = Fault::new(FaultKind::Platform, "the run was lost");
+            self.dispatch.conclude(&row, Finished::refused(lost));
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}

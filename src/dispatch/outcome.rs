@@ -1,0 +1,206 @@
+//! Where the end of a run goes: to the waiter, back to the outbox, to the dead letters; always to the log.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{Answer, Dispatch, Next, count};
+use crate::model::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, Row, UnixMs};
+use crate::script::{Fault, FaultKind, Finished, Response};
+use crate::store::{self, End};
+
+/// Bytes of a request's or a response's body that a record keeps.
+const BODY_KEPT: usize = 64 * 1024;
+/// Failed attempts that a row remembers; a re-driven one may have had many lives.
+const HISTORY_MAX: usize = 50;
+/// Bytes of an error that a record keeps.
+const ERROR_KEPT: usize = 4 * 1024;
+
+impl Dispatch {
+    /// Routes the end of a run.
+    pub(super) fn conclude(&self, row: &Arc<Row>, finished: Finished) {
+        if row.is_sync() { self.conclude_sync(row, finished) } else { self.conclude_async(row, finished) }
+    }
+
+    fn conclude_sync(&self, row: &Arc<Row>, finished: Finished) {
+        let receiver = row.reply_to.map(|id| self.inner.inbox.take(id));
+        let there = receiver.as_ref().is_some_and(super::inbox::Receiver::is_there);
+        if matches!(&finished.outcome.result, Err(fault) if fault.kind == FaultKind::Drain) {
+            self.inner.store.settle(row, End::Release);
+        } else {
+            let delivery = if there { Delivery::Delivered } else { Delivery::Abandoned };
+            self.log_end(row, &finished, delivery);
+        }
+        // A recovered sync row holds the dispatcher's place of a suspect.
+        if row.crashes > 0 {
+            self.inner.dispatcher.finished(row.execution_id);
+        }
+        let answer = Answer { result: finished.outcome.result };
+        if !receiver.is_some_and(|receiver| receiver.deliver(answer)) {
+            self.inner.inbox.count_abandoned();
+            tracing::info!(execution = %row.execution_id, script = %row.script_name, "nobody waited for the answer any more");
+        }
+    }
+
+    fn log_end(&self, row: &Arc<Row>, finished: &Finished, delivery: Delivery) {
+        let record = record(row, finished, delivery, None);
+        self.close_record(row, record, End::Done);
+    }
+
+    pub(super) fn conclude_async(&self, row: &Arc<Row>, finished: Finished) {
+        let now = UnixMs::now();
+        let next = match &finished.outcome.result {
+            Ok(_) => Next::Drop,
+            Err(fault) => self.inner.policy.after(row, fault, now, chance()),
+        };
+        match (next, &finished.outcome.result) {
+            (Next::Retry(wait), Err(fault)) => {
+                count(&self.inner.tally.retries);
+                let again = Arc::new(failed(row, fault, now, now.plus(wait)));
+                self.inner.store.settle(row, End::Retry(again.clone()));
+                self.inner.dispatcher.later(again, wait);
+            }
+            (Next::Requeue(wait), _) => {
+                self.inner.store.settle(row, End::Release);
+                self.inner.dispatcher.later(row.clone(), wait);
+            }
+            (Next::Keep, _) => self.inner.store.settle(row, End::Release),
+            (Next::Dead(reason), Err(fault)) => {
+                let buried = failed(row, fault, now, row.due_at);
+                self.bury(buried, row, &finished, reason);
+            }
+            (Next::Drop | Next::Retry(_) | Next::Dead(_), _) => self.log_end(row, &finished, Delivery::None),
+        }
+        self.inner.dispatcher.finished(row.execution_id);
+    }
+
+    /// Ends a row that took the process down too often. Sync rows are never dead-lettered.
+    pub(super) fn bury_crashed(&self, row: &Arc<Row>, reason: &'static str) {
+        let message = format!("PiCloud went down {} times while this ran", row.crashes);
+        tracing::warn!(execution = %row.execution_id, script = %row.script_name, crashes = row.crashes, "a script that took PiCloud down is not run again");
+        let finished = Finished::refused(Fault::new(FaultKind::Platform, message.as_str()));
+        if row.is_sync() {
+            return self.log_end(row, &finished, Delivery::Abandoned);
+        }
+        let mut buried = row.as_ref().clone();
+        let at = UnixMs::now();
+        buried.history.push(Attempt { at, status: Ended::Error, error: message });
+        self.bury(buried, row, &finished, reason);
+    }
+
+    fn bury(&self, buried: Row, row: &Arc<Row>, finished: &Finished, reason: &'static str) {
+        count(&self.inner.tally.dead);
+        let died_at = UnixMs::now();
+        let (id, script_version) = (Uuid::now_v7(), finished.version);
+        let letter = DeadLetter { id, row: buried, script_version, reason: reason.into(), died_at };
+        let record = record(row, finished, Delivery::None, Some(id));
+        self.close_record(row, record, |record| End::Dead(Box::new(letter), record));
+    }
+
+    fn close_record(&self, row: &Row, record: ExecutionRecord, end: impl FnOnce(store::EncodedRecord) -> End) {
+        let slot = match record.status {
+            Ended::Success => 0,
+            Ended::Error => 1,
+            Ended::Timeout => 2,
+            Ended::BudgetExceeded => 3,
+        };
+        count(&self.inner.tally.ended[slot]);
+        self.inner.store.settle(row, end(store::encode_record(&record)));
+        if self.inner.tail.receiver_count() > 0 {
+            // Its readers may leave between the count and the sending.
+            let _ = self.inner.tail.send(Arc::new(record));
+        }
+    }
+}
+
+/// The row after one more failed attempt.
+fn failed(row: &Row, fault: &Fault, at: UnixMs, due_at: UnixMs) -> Row {
+    let mut again = row.clone();
+    again.attempts = row.attempt();
+    again.due_at = due_at;
+    if again.history.len() >= HISTORY_MAX {
+        again.history.remove(0);
+    }
+    let error = kept(&fault.message, ERROR_KEPT).into_owned();
+    again.history.push(Attempt { at, status: fault.kind.ended(), error });
+    again
+}
+
+fn record(row: &Row, finished: &Finished, delivery: Delivery, dead_letter_id: Option<Uuid>) -> ExecutionRecord {
+    let outcome = &finished.outcome;
+    let response = outcome.result.as_ref().ok();
+    let fault = outcome.result.as_ref().err();
+    ExecutionRecord {
+        id: row.execution_id,
+        app_id: row.app_id,
+        script_id: row.script_id,
+        script_name: row.script_name.clone(),
+        script_version: finished.version,
+        route_id: row.route_id,
+        request_id: row.request_id.clone(),
+        request_method: row.request.method.clone(),
+        request_path: row.request.path.clone(),
+        request_headers: row.request.headers.iter().map(redacted).collect(),
+        request_body: text(row.request.body.bytes()),
+        response_code: response.map(|response| response.status),
+        response_body: response.map(|response| text(&response.body)),
+        script_logs: outcome.logs.clone(),
+        duration_us: micros(outcome.duration),
+        status: status(row, response, fault),
+        error: fault.map(|fault| kept(&fault.message, ERROR_KEPT).into_owned()),
+        created_at: row.accepted_at,
+        finished_at: UnixMs::now(),
+        attempt: row.attempt(),
+        kind: row.kind,
+        sync: row.is_sync(),
+        queue_wait_us: micros(finished.queue_wait),
+        operations: outcome.operations,
+        peak_bytes: outcome.peak_bytes,
+        delivery,
+        dead_letter_id,
+        trigger_depth: row.trigger_depth,
+        root_execution_id: row.root_execution_id,
+    }
+}
+
+/// A routed sync call succeeds by its answer; everything else by ending without a fault.
+fn status(row: &Row, response: Option<&Response>, fault: Option<&Fault>) -> Ended {
+    match (fault, response) {
+        (Some(fault), _) => fault.kind.ended(),
+        (None, Some(response)) if row.is_sync() && row.route_id.is_some() && !(200..400).contains(&response.status) => {
+            Ended::Error
+        }
+        (None, _) => Ended::Success,
+    }
+}
+
+/// Credentials never reach the log.
+fn redacted((name, value): &(String, String)) -> (String, String) {
+    let secret = matches!(name.as_str(), "authorization" | "cookie" | "proxy-authorization");
+    (name.clone(), if secret { "[redacted]".into() } else { value.clone() })
+}
+
+fn text(bytes: &[u8]) -> String {
+    let cut = &bytes[..bytes.len().min(BODY_KEPT)];
+    String::from_utf8_lossy(cut).into_owned()
+}
+
+fn kept(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    let mut end = most;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end]).into()
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Uniform in 0..1; without randomness the whole wait is taken.
+fn chance() -> f64 {
+    getrandom::u32().map_or(1.0, |bits| f64::from(bits) / f64::from(u32::MAX))
+}

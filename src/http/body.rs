@@ -1,0 +1,98 @@
+//! Reading bodies, within bounds of size and time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderMap};
+
+use crate::model::{Body, BodyMode};
+use crate::script;
+
+/// Why a body was not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// It is larger than allowed.
+    #[error("length limit exceeded: {0} bytes are allowed")]
+    TooLarge(usize),
+    /// It did not come in time.
+    #[error("it took longer than {} seconds", .0.as_secs())]
+    TooSlow(Duration),
+    /// The connection or its framing broke off.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Reads a whole body of at most `bytes_max` within `time_max`.
+pub async fn read(body: Incoming, bytes_max: usize, time_max: Duration) -> Result<Bytes, Unread> {
+    let hint = body.size_hint();
+    if hint.lower() > u64::try_from(bytes_max).unwrap_or(u64::MAX) {
+        return Err(Unread::TooLarge(bytes_max));
+    }
+    if hint.exact() == Some(0) {
+        return Ok(Bytes::new());
+    }
+    tokio::time::timeout(time_max, collect(body, bytes_max)).await.unwrap_or(Err(Unread::TooSlow(time_max)))
+}
+
+async fn collect(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Unread> {
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Unread::Broken(describe(&error)))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + more.len() + data.len() > bytes_max {
+            return Err(Unread::TooLarge(bytes_max));
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            more.extend_from_slice(&data);
+        }
+    }
+    if more.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + more.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&more);
+    Ok(whole.freeze())
+}
+
+fn describe(error: &hyper::Error) -> String {
+    use std::error::Error;
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// Checks a body for what its route says it is. The error is the reason for a 400.
+pub fn check(bytes: Bytes, mode: BodyMode, headers: &HeaderMap) -> Result<Body, String> {
+    if bytes.is_empty() {
+        return Ok(Body::Empty);
+    }
+    match mode {
+        BodyMode::Json => json(bytes),
+        BodyMode::Raw => Ok(Body::Raw(bytes)),
+        BodyMode::Auto => by_type(bytes, headers),
+    }
+}
+
+fn json(bytes: Bytes) -> Result<Body, String> {
+    script::check_json(&bytes).map_err(|error| format!("invalid JSON body: {error}"))?;
+    Ok(Body::Json(bytes))
+}
+
+fn by_type(bytes: Bytes, headers: &HeaderMap) -> Result<Body, String> {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" => json(bytes),
+        json_like if json_like.ends_with("+json") => json(bytes),
+        "application/x-www-form-urlencoded" => Ok(Body::Form(bytes)),
+        text if text.starts_with("text/") => match std::str::from_utf8(&bytes) {
+            Ok(_) => Ok(Body::Text(bytes)),
+            Err(error) => Err(format!("invalid text body: {error}")),
+        },
+        _ => Ok(Body::Raw(bytes)),
+    }
+}

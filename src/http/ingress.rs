@@ -1,0 +1,244 @@
+//! Reception: the data plane of the contract's section 1, in its order. The first check that fails answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue, LOCATION};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, StatusCode};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::auth::Auth;
+use super::body::{self, Unread};
+use super::reply::{self, Refusal, Reply};
+use super::router::{self, Match, RouteTable};
+use crate::dispatch::{Dispatch, Waiter};
+use crate::model::{
+    Access, BODY_BYTES_MAX, BodyMode, DispatchMode, Host, Kind, Principal, Request, Route, Row, Script, UnixMs,
+};
+use crate::script::WAIT_SLACK;
+
+/// Path of the always-available bypass.
+pub const EXECUTE: &str = "/api/execute/";
+
+/// Bounds of the data plane.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Limit of a sync run whose script names none.
+    pub timeout_sync: Duration,
+    /// Limit of an async run whose script names none.
+    pub timeout_async: Duration,
+    /// The longest that a body may take to arrive.
+    pub body_time_max: Duration,
+}
+
+/// The desk that turns requests into rows.
+#[derive(Clone)]
+pub struct Reception {
+    dispatch: Dispatch,
+    auth: Auth,
+    settings: Settings,
+}
+
+/// What the access line says about an answer of the data plane.
+#[derive(Default)]
+pub struct Served {
+    /// The script's name.
+    pub script: Option<String>,
+    /// The execution.
+    pub execution: Option<Uuid>,
+}
+
+type Outcome = Result<Reply, Refusal>;
+
+#[derive(Serialize)]
+struct Accepted {
+    accepted_at: UnixMs,
+    execution_id: Uuid,
+}
+
+impl Reception {
+    /// A desk in front of `dispatch`.
+    pub fn new(dispatch: Dispatch, auth: Auth, settings: Settings) -> Reception {
+        Reception { dispatch, auth, settings }
+    }
+
+    /// `POST /api/execute/{script_id}`: runs the script directly, not over the outbox.
+    pub async fn execute(&self, table: &Arc<RouteTable>, parts: Parts, body: Incoming, served: &mut Served) -> Outcome {
+        if parts.method != Method::POST {
+            let mut refused = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a script is executed with POST").reply();
+            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return Ok(refused);
+        }
+        let id = parts.uri.path().strip_prefix(EXECUTE).unwrap_or_default();
+        let id = Uuid::try_parse(id).map_err(|_| Refusal::bad_request(format_args!("\"{id}\" is not a script id")))?;
+        let script = table.script(id).ok_or_else(|| gone(id))?.clone();
+        served.script = Some(script.name.to_string());
+        let principal = self.admit(&parts.headers, table, script.access, Access::Public)?;
+        let bytes = body::read(body, BODY_BYTES_MAX, self.settings.body_time_max).await.map_err(|unread| match unread {
+            Unread::TooLarge(_) => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("body read failed: {unread}")),
+            Unread::TooSlow(_) | Unread::Broken(_) => body_refused(&unread),
+        })?;
+        let body = body::check(bytes, BodyMode::Json, &parts.headers).map_err(Refusal::bad_request)?;
+        let path = format!("{EXECUTE}{id}");
+        let request = Request { body, path, query: String::new(), ..request(&parts, Vec::new(), String::new()) };
+        let timeout = self.timeout(&script, DispatchMode::Sync);
+        let row = row(&script, None, request, principal, timeout);
+        served.execution = Some(row.execution_id);
+        let execution = row.execution_id;
+        Ok(wait(self.dispatch.call_directly(row), timeout, execution).await)
+    }
+
+    /// Every other path: a user's route.
+    pub async fn route(&self, table: &Arc<RouteTable>, parts: Parts, body: Incoming, served: &mut Served) -> Outcome {
+        let (found, script) = self.find(table, &parts)?;
+        let route = &found.target.route;
+        served.script = Some(script.name.to_string());
+        let principal = self.admit(&parts.headers, table, script.access, route.access)?;
+        let bytes = body::read(body, BODY_BYTES_MAX, self.settings.body_time_max).await;
+        let bytes = bytes.map_err(|unread| body_refused(&unread))?;
+        let body = body::check(bytes, route.body, &parts.headers).map_err(Refusal::bad_request)?;
+        let strict = route.durability.is_strict_for(parts.method.as_str());
+        let request = Request { body, ..request(&parts, found.params, found.rest) };
+        let timeout = self.timeout(&script, route.dispatch_mode);
+        let row = row(&script, Some(route), request, principal, timeout);
+        let execution = row.execution_id;
+        served.execution = Some(execution);
+        match route.dispatch_mode {
+            DispatchMode::Sync => Ok(wait(self.dispatch.call(row, strict), timeout, execution).await),
+            DispatchMode::Async => self.accept(row).await,
+        }
+    }
+
+    fn find(&self, table: &RouteTable, parts: &Parts) -> Result<(Match, Arc<Script>), Refusal> {
+        let header = router::request_host(parts);
+        let host = Host::from_header(&header);
+        let path = parts.uri.path();
+        let app = table.app(&host).ok_or_else(|| {
+            let quoted = serde_json::Value::from(host.as_str());
+            Refusal::not_found(format!("no app claims host {quoted}"))
+        })?;
+        let found = app.find(&host, parts.method.as_str(), path);
+        let found = found.ok_or_else(|| Refusal::not_found(format!("no route matches {} {path}", parts.method)))?;
+        let script = found.target.script.clone().ok_or_else(|| gone(found.target.route.script_id))?;
+        Ok((found, script))
+    }
+
+    /// The principal, if the route and the script admit it.
+    fn admit(
+        &self,
+        headers: &HeaderMap,
+        table: &Arc<RouteTable>,
+        script: Access,
+        route: Access,
+    ) -> Result<Option<Principal>, Refusal> {
+        let principal = self.auth.principal(headers, table, UnixMs::now());
+        if principal.is_none() && (script == Access::Key || route == Access::Key) {
+            let message = "this needs an api key: send Authorization: Bearer <key>";
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));
+        }
+        Ok(principal)
+    }
+
+    async fn accept(&self, row: Row) -> Outcome {
+        let (accepted_at, execution_id) = (row.accepted_at, row.execution_id);
+        self.dispatch.accept(row).await.map_err(|error| {
+            if error.is_refusal() {
+                return Refusal::overloaded(error.to_string(), "outbox_full");
+            }
+            tracing::error!(execution = %execution_id, %error, "a row could not be accepted");
+            Refusal::internal()
+        })?;
+        let mut reply = reply::json(StatusCode::ACCEPTED, &Accepted { accepted_at, execution_id });
+        reply::name_execution(&mut reply, execution_id);
+        if let Ok(location) = HeaderValue::try_from(format!("/api/v1/executions/{execution_id}")) {
+            reply.headers_mut().insert(LOCATION, location);
+        }
+        Ok(reply)
+    }
+
+    fn timeout(&self, script: &Script, mode: DispatchMode) -> Duration {
+        let default = match mode {
+            DispatchMode::Sync => self.settings.timeout_sync,
+            DispatchMode::Async => self.settings.timeout_async,
+        };
+        script.timeout_seconds.map_or(default, |seconds| Duration::from_secs(seconds.into()))
+    }
+}
+
+/// Waits for the answer a little longer than the script may run.
+async fn wait(mut waiter: Waiter, timeout: Duration, execution: Uuid) -> Reply {
+    match tokio::time::timeout(timeout + WAIT_SLACK, waiter.answer()).await {
+        Ok(answer) => reply::answer(answer, execution),
+        Err(_) => reply::timed_out(execution),
+    }
+}
+
+fn gone(script: Uuid) -> Refusal {
+    Refusal::not_found(format!("script not found: {script}"))
+}
+
+fn body_refused(unread: &Unread) -> Refusal {
+    Refusal::bad_request(format_args!("body read failed: {unread}"))
+}
+
+fn request(parts: &Parts, params: Vec<(String, String)>, rest: String) -> Request {
+    Request {
+        method: parts.method.as_str().to_owned(),
+        path: parts.uri.path().to_owned(),
+        headers: headers(&parts.headers),
+        body: crate::model::Body::Empty,
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        params,
+        rest,
+    }
+}
+
+/// Lower-case names, visible ASCII values, the last of a repeated name.
+fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> = Vec::with_capacity(headers.keys_len());
+    for name in headers.keys() {
+        let values = headers.get_all(name).iter();
+        if let Some(value) = values.rev().find_map(|value| value.to_str().ok()) {
+            all.push((name.as_str().to_owned(), value.to_owned()));
+        }
+    }
+    all
+}
+
+fn row(
+    script: &Script,
+    route: Option<&Route>,
+    request: Request,
+    principal: Option<Principal>,
+    timeout: Duration,
+) -> Row {
+    let execution_id = Uuid::now_v7();
+    let accepted_at = UnixMs::now();
+    let sent_id = request.headers.iter().find(|(name, value)| name == "x-request-id" && value.len() <= 128);
+    let request_id = sent_id.map_or_else(|| execution_id.to_string(), |(_, value)| value.clone());
+    Row {
+        execution_id,
+        request_id,
+        kind: Kind::Http,
+        app_id: script.app_id,
+        route_id: route.map(|route| route.id),
+        script_id: script.id,
+        script_name: script.name.to_string(),
+        timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+        reply_to: None,
+        request,
+        principal,
+        trigger_depth: 0,
+        root_execution_id: execution_id,
+        attempts: 0,
+        crashes: 0,
+        due_at: accepted_at,
+        accepted_at,
+        pinned_version: None,
+        history: Vec::new(),
+        redriven_from: None,
+    }
+}

@@ -1,0 +1,205 @@
+//! Dead letters: read, run again, or let go.
+
+use std::collections::HashSet;
+
+use hyper::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::executions::Whose;
+use super::input::{Call, List, parse_cursor};
+use super::{Office, Outcome, not_allowed};
+use crate::http::reply::{self, Refusal};
+use crate::model::{DeadLetter, Row, UnixMs};
+use crate::store::{ChangeError, Changes};
+
+/// Letters that one transaction moves; a long list must not hold up the writer.
+const BATCH: usize = 100;
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WhichVersion {
+    #[default]
+    Active,
+    Original,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Redrive {
+    #[serde(default)]
+    version: WhichVersion,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Many {
+    app: Option<String>,
+    script: Option<String>,
+    #[serde(default)]
+    version: WhichVersion,
+}
+
+impl Office {
+    pub(super) async fn dead_letters(&self, call: Call, rest: &[&str]) -> Outcome {
+        match (&call.method, rest) {
+            (&Method::GET, []) => self.letter_list(&call).await,
+            (_, []) => not_allowed("GET"),
+            (&Method::POST, ["redrive"]) => self.redrive_many(call.json().await?).await,
+            (&Method::POST, ["purge"]) => self.purge_many(call.json().await?).await,
+            (_, ["redrive" | "purge"]) => not_allowed("POST"),
+            (&Method::GET, [id]) => {
+                let id = letter_id(id)?;
+                let letter = self.read(move |snapshot| snapshot.dead_letter(id)).await?;
+                Ok(reply::json(StatusCode::OK, &view(&letter.ok_or_else(|| unknown(id))?)))
+            }
+            (&Method::DELETE, [id]) => {
+                let id = letter_id(id)?;
+                self.change(move |changes| changes.purge(id)).await?;
+                Ok(reply::empty(StatusCode::NO_CONTENT))
+            }
+            (_, [_]) => not_allowed("GET, DELETE"),
+            (&Method::POST, [id, "redrive"]) => {
+                let id = letter_id(id)?;
+                let Redrive { version } = call.json().await?;
+                let row = self.change(move |changes| redrive(changes, id, version)).await?;
+                Ok(reply::json(StatusCode::ACCEPTED, &json!({ "execution_id": row.execution_id })))
+            }
+            (_, [_, "redrive"]) => not_allowed("POST"),
+            _ => Err(Refusal::not_found("no such endpoint")),
+        }
+    }
+
+    async fn letter_list(&self, call: &Call) -> Outcome {
+        let (whose, paging) = (self.whose(call)?, call.paging()?);
+        let before = paging.cursor.as_deref().map(parse_cursor).transpose()?;
+        let keep = move |letter: &DeadLetter| whose.takes(letter.row.app_id, letter.row.script_id);
+        let page = self.read(move |snapshot| snapshot.dead_letters(before, paging.limit, keep)).await?;
+        let items: Vec<Value> = page.items.iter().map(view).collect();
+        Ok(reply::json(StatusCode::OK, &List { items, next_cursor: page.next }))
+    }
+
+    async fn redrive_many(&self, many: Many) -> Outcome {
+        let whose = self.resolve(many.app.as_deref(), many.script.as_deref())?;
+        let (began, version) = (UnixMs::now(), many.version);
+        let (mut count, mut skipped) = (0, HashSet::new());
+        loop {
+            let passed = skipped.clone();
+            let batch = move |changes: &mut Changes<'_>| {
+                let mut outcome = (0, Vec::new());
+                for id in pick(changes, whose, began, &passed)? {
+                    match redrive(changes, id, version) {
+                        Ok(_) => outcome.0 += 1,
+                        Err(ChangeError::Store(error)) => return Err(error.into()),
+                        Err(_) => outcome.1.push(id),
+                    }
+                }
+                Ok(outcome)
+            };
+            let (moved, stuck) = self.change(batch).await?;
+            if moved == 0 && stuck.is_empty() {
+                return Ok(reply::json(StatusCode::OK, &json!({ "count": count, "skipped": skipped.len() })));
+            }
+            count += moved;
+            skipped.extend(stuck);
+        }
+    }
+
+    async fn purge_many(&self, many: Many) -> Outcome {
+        let whose = self.resolve(many.app.as_deref(), many.script.as_deref())?;
+        let began = UnixMs::now();
+        let mut count = 0;
+        loop {
+            let batch = move |changes: &mut Changes<'_>| {
+                let ids = pick(changes, whose, began, &HashSet::new())?;
+                for id in &ids {
+                    changes.purge(*id)?;
+                }
+                Ok(ids.len())
+            };
+            match self.change(batch).await? {
+                0 => return Ok(reply::json(StatusCode::OK, &json!({ "count": count }))),
+                gone => count += gone,
+            }
+        }
+    }
+}
+
+/// The next letters of a bulk command: those that were dead when it began.
+fn pick(changes: &Changes<'_>, whose: Whose, began: UnixMs, passed: &HashSet<Uuid>) -> Result<Vec<Uuid>, ChangeError> {
+    changes.dead_letter_ids(BATCH, |letter| {
+        letter.died_at <= began && whose.takes(letter.row.app_id, letter.row.script_id) && !passed.contains(&letter.id)
+    })
+}
+
+fn redrive(changes: &mut Changes<'_>, id: Uuid, version: WhichVersion) -> Result<std::sync::Arc<Row>, ChangeError> {
+    let catalog = changes.catalog().clone();
+    changes.redrive(id, move |letter| {
+        let script = letter.row.script_id;
+        if !catalog.scripts.contains_key(&script) {
+            return Err(ChangeError::Conflict(format!("script not found: {script}")));
+        }
+        let pinned_version = match version {
+            WhichVersion::Active => None,
+            WhichVersion::Original if letter.script_version == 0 => None,
+            WhichVersion::Original => Some(letter.script_version),
+        };
+        let now = UnixMs::now();
+        Ok(Row {
+            execution_id: Uuid::now_v7(),
+            attempts: 0,
+            crashes: 0,
+            due_at: now,
+            accepted_at: now,
+            pinned_version,
+            redriven_from: Some(id),
+            ..letter.row
+        })
+    })
+}
+
+fn letter_id(text: &str) -> Result<Uuid, Refusal> {
+    Uuid::try_parse(text).map_err(|_| Refusal::bad_request(format_args!("\"{text}\" is not a dead letter id")))
+}
+
+fn unknown(id: Uuid) -> Refusal {
+    Refusal::not_found(format!("dead letter not found: {id}"))
+}
+
+fn view(letter: &DeadLetter) -> Value {
+    let row = &letter.row;
+    let secret = |name: &str| matches!(name, "authorization" | "cookie" | "proxy-authorization");
+    let headers: Map<String, Value> = row
+        .request
+        .headers
+        .iter()
+        .map(|(name, value)| (name.clone(), if secret(name) { "[redacted]".into() } else { value.as_str().into() }))
+        .collect();
+    json!({
+        "id": letter.id,
+        "execution_id": row.execution_id,
+        "app_id": row.app_id,
+        "script_id": row.script_id,
+        "script_name": row.script_name,
+        "script_version": letter.script_version,
+        "route_id": row.route_id,
+        "kind": row.kind,
+        "reason": letter.reason,
+        "attempts": row.history,
+        "request": {
+            "method": row.request.method,
+            "path": row.request.path,
+            "headers": headers,
+            "body": String::from_utf8_lossy(row.request.body.bytes()),
+            "query": row.request.query,
+        },
+        "root_execution_id": row.root_execution_id,
+        "trigger_depth": row.trigger_depth,
+        "redriven_from": row.redriven_from,
+        "accepted_at": row.accepted_at,
+        "died_at": letter.died_at,
+        "created_at": letter.died_at,
+        "updated_at": letter.died_at,
+    })
+}

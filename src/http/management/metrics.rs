@@ -1,0 +1,104 @@
+//! `GET /api/v1/metrics`: the Prometheus text format, version 0.0.4.
+
+use std::fmt::{Display, Write};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use hyper::Method;
+
+use super::input::Call;
+use super::{Office, Outcome, not_allowed};
+use crate::http::reply;
+
+/// A text that grows metric by metric.
+struct Exposition(String);
+
+impl Exposition {
+    fn metric(&mut self, name: &str, kind: &str, help: &str, samples: &[(&str, &dyn Display)]) {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.0, "# HELP picloud_{name} {help}\n# TYPE picloud_{name} {kind}");
+        for (labels, value) in samples {
+            let _ = writeln!(self.0, "picloud_{name}{labels} {value}");
+        }
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: &AtomicU64) {
+        self.metric(name, "counter", help, &[("", &value.load(Relaxed))]);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.metric(name, "gauge", help, &[("", &value)]);
+    }
+}
+
+impl Office {
+    pub(super) fn metrics(&self, call: &Call) -> Outcome {
+        if call.method != Method::GET {
+            return not_allowed("GET");
+        }
+        let mut text = Exposition(String::with_capacity(8 * 1024));
+        self.traffic(&mut text);
+        self.work(&mut text);
+        self.card(&mut text);
+        self.process(&mut text);
+        Ok(reply::text("text/plain; version=0.0.4; charset=utf-8", text.0))
+    }
+
+    fn traffic(&self, text: &mut Exposition) {
+        let answers = self.info.answers.each_ref().map(|count| count.load(Relaxed));
+        let labels = ["{class=\"1xx\"}", "{class=\"2xx\"}", "{class=\"3xx\"}", "{class=\"4xx\"}", "{class=\"5xx\"}"];
+        let samples: Vec<(&str, &dyn Display)> =
+            labels.into_iter().zip(&answers).map(|(label, count)| (label, count as &dyn Display)).collect();
+        text.metric("http_responses_total", "counter", "Answers by class of status.", &samples);
+        let (open, accepted) = self.guests.count();
+        text.gauge("http_connections", "Connections open now.", open);
+        text.metric("http_connections_total", "counter", "Connections accepted.", &[("", &accepted)]);
+    }
+
+    fn work(&self, text: &mut Exposition) {
+        let tally = self.dispatch.tally();
+        let ended = tally.ended.each_ref().map(|count| count.load(Relaxed));
+        let labels = ["{status=\"success\"}", "{status=\"error\"}", "{status=\"timeout\"}", "{status=\"budget_exceeded\"}"];
+        let samples: Vec<(&str, &dyn Display)> =
+            labels.into_iter().zip(&ended).map(|(label, count)| (label, count as &dyn Display)).collect();
+        text.metric("executions_total", "counter", "Executions that ended, by status.", &samples);
+        text.counter("retries_total", "Attempts that failed and are repeated.", &tally.retries);
+        text.counter("dead_letters_total", "Executions that ended as dead letters.", &tally.dead);
+        let (inbox, executor) = (self.dispatch.inbox(), self.dispatch.executor());
+        text.gauge("inbox_waiting", "Callers that wait for an answer.", inbox.waiting());
+        text.metric("inbox_abandoned_total", "counter", "Answers that found nobody.", &[("", &inbox.abandoned())]);
+        let (waiting, running) = executor.load();
+        text.gauge("executor_threads", "Threads that run scripts.", executor.benches());
+        text.gauge("executor_running", "Scripts running now.", running);
+        text.gauge("executor_queue", "Runs that wait for a thread.", waiting);
+        text.counter("executor_overloaded_total", "Runs refused because the queue was full.", &executor.tally().overloaded);
+        text.counter("executor_leaked_bytes_total", "Bytes that runs left behind.", &executor.tally().leaked_bytes);
+        let (ready, scheduled) = self.dispatch.waiting();
+        text.gauge("dispatcher_ready", "Async rows that are due.", ready);
+        text.gauge("dispatcher_scheduled", "Async rows that wait for their time.", scheduled);
+    }
+
+    fn card(&self, text: &mut Exposition) {
+        let (load, card) = (self.store.load(), self.store.card());
+        text.gauge("outbox_rows", "Rows in the outbox.", load.outbox_rows.load(Relaxed));
+        text.gauge("outbox_bytes", "Bytes of the rows in the outbox.", load.outbox_bytes.load(Relaxed));
+        text.gauge("dead_letters", "Dead letters kept.", load.dead_letters.load(Relaxed));
+        text.counter("dead_letters_dropped_total", "Dead letters dropped for want of room.", &load.dead_letters_dropped);
+        text.gauge("execution_log_bytes", "Bytes of the execution log.", load.log_bytes.load(Relaxed));
+        text.counter("store_commands_total", "Commands the writer took.", &load.commands);
+        text.counter("store_commits_total", "Transactions committed.", &load.commits);
+        text.counter("store_durable_commits_total", "Transactions committed durably.", &load.durable_commits);
+        text.counter("card_fsyncs_total", "Calls of fdatasync.", &card.syncs);
+        text.counter("card_fsync_microseconds_total", "Time spent in fdatasync.", &card.sync_us);
+        text.counter("card_writes_total", "Writes to the file.", &card.writes);
+        text.counter("card_written_bytes_total", "Bytes written to the file.", &card.bytes_written);
+    }
+
+    fn process(&self, text: &mut Exposition) {
+        text.gauge("uptime_seconds", "Seconds since the start.", self.info.started.elapsed().as_secs());
+        if let Some(bytes) = (self.info.resident_bytes)() {
+            text.gauge("resident_memory_bytes", "Resident memory.", bytes);
+        }
+        let label = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
+        text.metric("build_info", "gauge", "The running version.", &[(label, &1)]);
+    }
+}

@@ -1,0 +1,76 @@
+//! How the device is: alive, ready, which version.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use hyper::StatusCode;
+use serde_json::json;
+
+use super::{Office, Outcome};
+use crate::http::reply::{self, Refusal};
+use crate::model::UnixMs;
+use crate::store::SCHEMA;
+
+/// What the office is told about the process it works in.
+pub struct SystemInfo {
+    /// When the daemon started.
+    pub started_at: UnixMs,
+    /// When the daemon started, for durations.
+    pub started: Instant,
+    /// Set while the daemon stops.
+    pub draining: AtomicBool,
+    /// Resident memory in bytes, if it can be told.
+    pub resident_bytes: fn() -> Option<u64>,
+    /// Answers by the first digit of their status, from 1xx.
+    pub answers: [AtomicU64; 5],
+}
+
+impl SystemInfo {
+    /// A process that starts now.
+    pub fn new(resident_bytes: fn() -> Option<u64>) -> SystemInfo {
+        SystemInfo {
+            started_at: UnixMs::now(),
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            resident_bytes,
+            answers: Default::default(),
+        }
+    }
+
+    /// Counts an answer.
+    pub fn count(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.answers[class].fetch_add(1, Relaxed);
+    }
+}
+
+impl Office {
+    /// The process runs and its store works.
+    pub(super) fn health(&self) -> Outcome {
+        if self.store.is_broken() {
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the store failed; PiCloud is about to restart"));
+        }
+        Ok(reply::json(StatusCode::OK, &json!({ "status": "ok" })))
+    }
+
+    /// New work is welcome.
+    pub(super) fn ready(&self) -> Outcome {
+        let draining = self.info.draining.load(Relaxed);
+        let ready = !draining && !self.store.is_broken() && self.dispatch.executor().is_live(Instant::now());
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let uptime_seconds = self.info.started.elapsed().as_secs();
+        let body = json!({ "ready": ready, "draining": draining, "uptime_seconds": uptime_seconds });
+        Ok(reply::json(status, &body))
+    }
+
+    pub(super) fn version(&self) -> Outcome {
+        let body = json!({
+            "name": "picloud",
+            "version": env!("CARGO_PKG_VERSION"),
+            "schema": SCHEMA,
+            "target": format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+            "started_at": self.info.started_at,
+        });
+        Ok(reply::json(StatusCode::OK, &body))
+    }
+}

@@ -1,0 +1,20 @@
+//! HTTP: from the socket to the row and back, and the management API.
+//!
+//! [`listener`] counts guests and lets slow ones go, [`server`] sends each request to its desk, [`ingress`] is
+//! the data plane of the contract, [`management`] the API of its section 4. What an outcome's status is, only
+//! [`reply`] knows. This room never touches the file: it posts commands and reads snapshots.
+
+mod auth;
+mod body;
+mod ingress;
+mod listener;
+mod management;
+mod reply;
+mod router;
+mod server;
+
+pub use auth::Auth;
+pub use listener::{Guests, Limits, Listener};
+pub use management::{Network, SystemInfo};
+pub use router::RouteTable;
+pub use server::{Server, Settings};

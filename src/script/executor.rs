@@ -1,0 +1,367 @@
+//! The workshop: named threads that run scripts, never more at once than there are benches.
+//!
+//! Two lanes lead here. Sync runs, which somebody waits for, come first and keep one bench that async runs
+//! cannot take; async runs get a turn now and then so that a flood of callers does not starve them. A run that
+//! was taken always ends in one call of its `done`, whatever happens to the script or to its thread.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::cache::Programs;
+use super::run::{Control, Fault, FaultKind, Input, Outcome};
+use super::{Bench, Ceilings, Limits, Program};
+use crate::model::Row;
+use crate::store::Store;
+
+/// Rhai recurses on the native stack; at 64 call levels of nested expressions this is deep enough.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
+/// After so many sync runs in a row a waiting async run gets its turn.
+const SYNC_TURNS: u32 = 8;
+/// A caller waits this much longer than its script may run.
+pub const WAIT_SLACK: Duration = Duration::from_secs(2);
+
+/// Which queue a run waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Somebody waits for the answer.
+    Sync,
+    /// Nobody does.
+    Async,
+}
+
+/// A run that ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The version that ran; 0 if none did.
+    pub version: u32,
+    /// How long it waited for a bench.
+    pub queue_wait: Duration,
+}
+
+/// A run to be made.
+pub struct Job {
+    /// What to run, and for what.
+    pub row: Arc<Row>,
+    /// Told when it ended; called exactly once.
+    pub done: Box<dyn FnOnce(Finished) + Send>,
+    /// When it began to wait.
+    pub queued_at: Instant,
+}
+
+/// Sizes of the workshop.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Threads that run scripts.
+    pub benches: usize,
+    /// Sync runs that may wait for one.
+    pub queue_max: usize,
+    /// Bytes of compiled scripts kept.
+    pub cache_bytes: usize,
+    /// Limits of a run.
+    pub limits: Limits,
+    /// What a script's own overrides may reach.
+    pub ceilings: Ceilings,
+}
+
+/// Counters, for metrics.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Runs that ended.
+    pub runs: AtomicU64,
+    /// Runs refused because the queue was full.
+    pub overloaded: AtomicU64,
+    /// Bytes that runs left behind: closures that capture themselves are never freed.
+    pub leaked_bytes: AtomicU64,
+}
+
+/// A handle on the workshop, cheap to clone.
+#[derive(Clone)]
+pub struct Executor {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    desks: Vec<Mutex<Option<Running>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    programs: Programs,
+    store: Store,
+    settings: Settings,
+    tally: Tally,
+}
+
+#[derive(Default)]
+struct Queue {
+    sync: VecDeque<Job>,
+    background: VecDeque<Job>,
+    idle: usize,
+    background_running: usize,
+    sync_turns: u32,
+    closing: bool,
+}
+
+struct Running {
+    execution: Uuid,
+    control: Control,
+    ends_by: Instant,
+}
+
+impl Executor {
+    /// Starts the threads.
+    pub fn start(settings: Settings, store: Store) -> std::io::Result<Executor> {
+        let benches = settings.benches.max(2);
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            desks: (0..benches).map(|_| Mutex::new(None)).collect(),
+            threads: Mutex::default(),
+            programs: Programs::new(settings.cache_bytes),
+            store,
+            settings,
+            tally: Tally::default(),
+        });
+        let mut threads = Vec::with_capacity(benches);
+        for number in 0..benches {
+            let shared = shared.clone();
+            let builder = thread::Builder::new().name(format!("bench-{number}")).stack_size(STACK_BYTES);
+            threads.push(builder.spawn(move || Worker { shared, number }.run())?);
+        }
+        *lock(&shared.threads) = threads;
+        Ok(Executor { shared })
+    }
+
+    /// Queues a run. A full queue, or a workshop that closes, ends it at once as refused.
+    pub fn submit(&self, lane: Lane, job: Job) {
+        let mut queue = lock(&self.shared.queue);
+        let full = lane == Lane::Sync && queue.sync.len() >= self.shared.settings.queue_max;
+        if full || queue.closing {
+            let kind = if full { FaultKind::Overloaded } else { FaultKind::Drain };
+            drop(queue);
+            self.shared.tally.overloaded.fetch_add(u64::from(full), Relaxed);
+            return job.refuse(kind, if full { "too many runs are waiting" } else { "PiCloud is stopping" });
+        }
+        match lane {
+            Lane::Sync => queue.sync.push_back(job),
+            Lane::Async => queue.background.push_back(job),
+        }
+        let wake = queue.idle > 0;
+        drop(queue);
+        if wake {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Ends a run that waits or runs. False if there is none: it has ended or has not come here.
+    pub fn cancel(&self, execution: Uuid) -> bool {
+        let waiting = lock(&self.shared.queue).take(execution);
+        if let Some(job) = waiting {
+            job.refuse(FaultKind::Cancelled, "cancelled by an operator");
+            return true;
+        }
+        self.shared.desks.iter().any(|desk| match &*lock(desk) {
+            Some(running) if running.execution == execution => {
+                running.control.cancel(FaultKind::Cancelled);
+                true
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether this execution is on a bench now.
+    pub fn is_running(&self, execution: Uuid) -> bool {
+        self.shared.desks.iter().any(|desk| lock(desk).as_ref().is_some_and(|r| r.execution == execution))
+    }
+
+    /// Runs that wait, and runs on benches.
+    pub fn load(&self) -> (usize, usize) {
+        let queue = lock(&self.shared.queue);
+        (queue.sync.len() + queue.background.len(), self.shared.desks.len() - queue.idle)
+    }
+
+    /// Counters.
+    pub fn tally(&self) -> &Tally {
+        &self.shared.tally
+    }
+
+    /// Threads that run scripts.
+    pub fn benches(&self) -> usize {
+        self.shared.desks.len()
+    }
+
+    /// Whether runs get done: a bench is free, or every run is within its time.
+    pub fn is_live(&self, now: Instant) -> bool {
+        lock(&self.shared.queue).idle > 0
+            || self.shared.desks.iter().any(|desk| lock(desk).as_ref().is_none_or(|r| now < r.ends_by))
+    }
+
+    /// Takes no more runs and waits until `until` for those it has; then cuts them short and ends the threads.
+    pub fn close(&self, until: Instant) {
+        lock(&self.shared.queue).closing = true;
+        self.shared.wake.notify_all();
+        while Instant::now() < until && self.is_busy() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let waiting = {
+            let mut queue = lock(&self.shared.queue);
+            let sync: Vec<Job> = queue.sync.drain(..).collect();
+            sync.into_iter().chain(queue.background.drain(..)).collect::<Vec<_>>()
+        };
+        for job in waiting {
+            job.refuse(FaultKind::Drain, "PiCloud is stopping");
+        }
+        for desk in &self.shared.desks {
+            if let Some(running) = &*lock(desk) {
+                running.control.cancel(FaultKind::Drain);
+            }
+        }
+        for thread in std::mem::take(&mut *lock(&self.shared.threads)) {
+            // A bench contains every panic of its script; if it failed all the same, there is nothing to save.
+            let _ = thread.join();
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        let queue = lock(&self.shared.queue);
+        !queue.sync.is_empty() || !queue.background.is_empty() || self.shared.desks.iter().any(|desk| lock(desk).is_some())
+    }
+
+    /// Forgets what was compiled of a script that is gone.
+    pub fn limits(&self) -> (&Limits, &Ceilings) {
+        (&self.shared.settings.limits, &self.shared.settings.ceilings)
+    }
+}
+
+impl Job {
+    fn refuse(self, kind: FaultKind, why: &str) {
+        let queue_wait = self.queued_at.elapsed();
+        (self.done)(Finished { outcome: Outcome::refused(Fault::new(kind, why)), version: 0, queue_wait });
+    }
+}
+
+impl Queue {
+    /// The next run, if a bench may take it now.
+    fn next(&mut self, benches: usize) -> Option<(Lane, Job)> {
+        let background_may = !self.background.is_empty() && self.background_running + 1 < benches;
+        if self.sync.is_empty() || (background_may && self.sync_turns >= SYNC_TURNS) {
+            if !background_may {
+                return None;
+            }
+            self.sync_turns = 0;
+            self.background_running += 1;
+            return self.background.pop_front().map(|job| (Lane::Async, job));
+        }
+        self.sync_turns = self.sync_turns.saturating_add(1);
+        self.sync.pop_front().map(|job| (Lane::Sync, job))
+    }
+
+    fn take(&mut self, execution: Uuid) -> Option<Job> {
+        let of = |job: &Job| job.row.execution_id == execution;
+        if let Some(at) = self.sync.iter().position(of) {
+            return self.sync.remove(at);
+        }
+        let at = self.background.iter().position(of)?;
+        self.background.remove(at)
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    number: usize,
+}
+
+impl Worker {
+    fn run(self) {
+        let mut bench = Bench::new();
+        while let Some((lane, job)) = self.take() {
+            self.work(&mut bench, job);
+            if lane == Lane::Async {
+                self.background_done();
+            }
+        }
+    }
+
+    fn take(&self) -> Option<(Lane, Job)> {
+        let mut queue = lock(&self.shared.queue);
+        loop {
+            if let Some(next) = queue.next(self.shared.desks.len()) {
+                return Some(next);
+            }
+            if queue.closing {
+                return None;
+            }
+            queue.idle += 1;
+            queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle -= 1;
+        }
+    }
+
+    /// A place for an async run came free; one may be waiting that this bench will not see, if sync runs come first.
+    fn background_done(&self) {
+        let mut queue = lock(&self.shared.queue);
+        queue.background_running -= 1;
+        if queue.idle > 0 && !queue.background.is_empty() {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    fn work(&self, bench: &mut Bench, job: Job) {
+        let row = job.row.clone();
+        let queue_wait = job.queued_at.elapsed();
+        let timeout = Duration::from_millis(u64::from(row.timeout_ms));
+        if row.is_sync() && queue_wait > timeout + WAIT_SLACK {
+            return job.refuse(FaultKind::Timeout, "waited too long for a free bench");
+        }
+        let (program, version, limits) = match self.resolve(&row) {
+            Ok(resolved) => resolved,
+            Err(fault) => {
+                let outcome = Outcome::refused(fault);
+                return (job.done)(Finished { outcome, version: 0, queue_wait });
+            }
+        };
+        let control = Control::new();
+        let deadline = Instant::now() + timeout;
+        let running = Running { execution: row.execution_id, control: control.clone(), ends_by: deadline + WAIT_SLACK };
+        *lock(&self.shared.desks[self.number]) = Some(running);
+        let outcome = bench.run(&program, Input { row, deadline }, &limits, &control);
+        *lock(&self.shared.desks[self.number]) = None;
+        self.shared.tally.runs.fetch_add(1, Relaxed);
+        let leaked = u64::try_from(outcome.leaked_bytes).unwrap_or(0);
+        self.shared.tally.leaked_bytes.fetch_add(leaked, Relaxed);
+        (job.done)(Finished { outcome, version, queue_wait });
+    }
+
+    /// The compiled program that this row runs now, and its limits.
+    fn resolve(&self, row: &Row) -> Result<(Arc<Program>, u32, Limits), Fault> {
+        let catalog = self.shared.store.catalog();
+        let gone = || Fault::new(FaultKind::Gone, format!("script not found: {}", row.script_id));
+        let script = catalog.scripts.get(&row.script_id).ok_or_else(gone)?;
+        let version = row.pinned_version.unwrap_or(script.active_version);
+        let limits = self.shared.settings.limits.with(&script.sandbox);
+        if let Some(program) = self.shared.programs.get(row.script_id, version) {
+            return Ok((program, version, limits));
+        }
+        let house = |error: crate::store::Error| {
+            tracing::error!(script = %row.script_id, version, %error, "a script could not be read");
+            Fault::new(FaultKind::Platform, "internal error")
+        };
+        let stored = self.shared.store.read().and_then(|snapshot| snapshot.version(row.script_id, version));
+        let stored = stored.map_err(house)?.ok_or_else(gone)?;
+        let program = super::compile(&stored.source)
+            .map_err(|error| Fault::new(FaultKind::Validation, error.to_string()))?;
+        let program = Arc::new(program);
+        self.shared.programs.insert(row.script_id, version, program.clone());
+        Ok((program, version, limits))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
