@@ -102,13 +102,16 @@ fn show(session: &mut Session<'_>, id: &str) -> Result<(), Error> {
     if session.json {
         return session.document(&letter);
     }
-    let attempts = letter.as_object_mut().and_then(|fields| fields.remove("attempts")).unwrap_or_default();
+    let mut taken =
+        |name: &str| letter.as_object_mut().and_then(|fields| fields.remove(name)).unwrap_or_default();
+    let [attempts, request] = ["attempts", "request"].map(&mut taken);
     session.object(&letter, &["id", "reason", "script_name", "script_version", "execution_id", "died_at"])?;
-    let row = |attempt: &Value| {
-        vec!["  ".to_owned() + &field(attempt, "at"), text(&attempt["status"]), text(&attempt["error"])]
-    };
+    let row = |attempt: &Value| vec![field(attempt, "at"), text(&attempt["status"]), text(&attempt["error"])];
     let rows: Vec<Vec<String>> = attempts.as_array().into_iter().flatten().map(row).collect();
-    session.say(format_args!("\nattempts:\n{}", render::aligned(&rows)))
+    session.say(format_args!("\nattempts:\n{}", render::indented(&render::aligned(&rows))))?;
+    session.say(format_args!("\nrequest:\n  {} {}", text(&request["method"]), text(&request["path"])))?;
+    session.say(render::pairs("request headers", &request["headers"]))?;
+    session.say(render::block("request body", &request["body"]))
 }
 
 fn redrive(

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::args::{self, Filter, Limit};
 use super::client::with_query;
 use super::error::Error;
-use super::render::{self, Column, clean, clean_lines, field, text};
+use super::render::{self, Column, clean, field, text};
 use super::session::Session;
 use super::{find, input};
 use crate::model::UnixMs;
@@ -155,39 +155,14 @@ fn show(session: &mut Session<'_>, mut execution: Value) -> Result<(), Error> {
         &execution,
         &["id", "status", "error", "response_code", "script_name", "request_method", "request_path"],
     )?;
-    session.say(pairs("request headers", &headers))?;
-    session.say(block("request body", &request))?;
-    session.say(block("response body", &response))?;
+    session.say(render::pairs("request headers", &headers))?;
+    session.say(render::block("request body", &request))?;
+    session.say(render::block("response body", &response))?;
     let lines: Vec<Vec<String>> = logs.as_array().into_iter().flatten().map(log_line).collect();
     let lines = if lines.is_empty() { "none".to_owned() } else { render::aligned(&lines) };
-    session.say(format_args!("\nlog:\n{}", indented(&lines)))
+    session.say(format_args!("\nlog:\n{}", render::indented(&lines)))
 }
 
 fn log_line(line: &Value) -> Vec<String> {
     vec![format!("+{} ms", text(&line["offset_ms"])), text(&line["level"]), text(&line["message"])]
-}
-
-/// Headers come as a map, or as pairs.
-fn pairs(title: &str, value: &Value) -> String {
-    let of_pair = |pair: &Value| vec![text(&pair[0]) + ":", text(&pair[1])];
-    let rows: Vec<Vec<String>> = match value {
-        Value::Object(map) => map.iter().map(|(name, value)| vec![clean(name) + ":", text(value)]).collect(),
-        other => other.as_array().into_iter().flatten().map(of_pair).collect(),
-    };
-    let rows = if rows.is_empty() { "none".to_owned() } else { render::aligned(&rows) };
-    format!("\n{title}:\n{}", indented(&rows))
-}
-
-fn block(title: &str, value: &Value) -> String {
-    let shown = match value {
-        Value::String(text) if text.is_empty() => "empty".to_owned(),
-        Value::String(text) => clean_lines(text),
-        Value::Null => "none".to_owned(),
-        value => text(value),
-    };
-    format!("\n{title}:\n{}", indented(&shown))
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }

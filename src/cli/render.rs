@@ -100,6 +100,33 @@ pub(super) fn clean_lines(text: &str) -> String {
         .join("\n")
 }
 
+/// Headers under a title; they come as a map, or as pairs.
+pub(super) fn pairs(title: &str, value: &Value) -> String {
+    let of_pair = |pair: &Value| vec![text(&pair[0]) + ":", text(&pair[1])];
+    let rows: Vec<Vec<String>> = match value {
+        Value::Object(map) => map.iter().map(|(name, value)| vec![clean(name) + ":", text(value)]).collect(),
+        other => other.as_array().into_iter().flatten().map(of_pair).collect(),
+    };
+    let rows = if rows.is_empty() { "none".to_owned() } else { aligned(&rows) };
+    format!("\n{title}:\n{}", indented(&rows))
+}
+
+/// A body under a title.
+pub(super) fn block(title: &str, value: &Value) -> String {
+    let shown = match value {
+        Value::String(text) if text.is_empty() => "empty".to_owned(),
+        Value::String(text) => clean_lines(text),
+        Value::Null => "none".to_owned(),
+        value => text(value),
+    };
+    format!("\n{title}:\n{}", indented(&shown))
+}
+
+/// Each line two blanks to the right.
+pub(super) fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
 fn cut(text: &str) -> String {
     if text.chars().count() <= CELL_CHARS_MAX {
         return text.to_owned();

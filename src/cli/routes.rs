@@ -47,7 +47,8 @@ pub(super) enum Verb {
         /// The request's method
         method: String,
         /// The request's path or URL
-        url: String,
+        #[arg(value_name = "PATH | URL")]
+        target: String,
         /// The request's host
         #[arg(long)]
         host: Option<String>,
@@ -111,7 +112,7 @@ pub(super) fn run(session: &mut Session<'_>, verb: Verb) -> Result<(), Error> {
             let id = find::route(&session.client, &of.app, &route)?;
             session.remove(&format!("{}/routes/{id}", app_path(&of.app)), &named(&route))
         }
-        Verb::Match { method, url, host, of } => matching(session, &of.app, &method, &url, host),
+        Verb::Match { method, target, host, of } => matching(session, &of.app, &method, &target, host),
     }
 }
 

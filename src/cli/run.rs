@@ -25,7 +25,8 @@ const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 /// The exit code is 0, 1 if something is broken, 64 if the arguments are wrong, 78 if the configuration is.
 pub fn run(daemon: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     let world = World { args: env::args_os().collect(), environment: env::vars_os().collect() };
-    run_in(world, &mut io::stdout().lock(), &mut io::stderr(), daemon)
+    // Not locked: the daemon's threads print too, and would wait for ever.
+    run_in(world, &mut io::stdout(), &mut io::stderr(), daemon)
 }
 
 /// What the process was given.
