@@ -31,4 +31,4 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use run::run;
+pub use self::run::run;

@@ -18,7 +18,7 @@ pub(super) struct Args {
     /// Where the data is; made if missing
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// An address with a port to listen on, like 127.0.0.1:8080 or [::]:80; may be repeated
+    /// An address with a port to listen on, like 127.0.0.1:8080; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<SocketAddr>,
     /// Only say whether the configuration is valid
