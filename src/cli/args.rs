@@ -1,0 +1,190 @@
+//! The grammar of the command line: the global options, the verbs, and arguments that several verbs share.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::{
+    apps, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts, serve,
+};
+
+/// Your own code at home: scripts bound to routes, on one Raspberry Pi.
+///
+/// `picloud serve` runs the device; every other verb asks a running one.
+#[derive(Debug, Parser)]
+#[command(name = "picloud", version, subcommand_required = true, arg_required_else_help = true)]
+pub(super) struct Cli {
+    /// The running PiCloud [env: PICLOUD_URL] [default: http://127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(super) url: Option<String>,
+    /// A file that holds the api key; else PICLOUD_API_KEY, else the admin key of a daemon on this machine
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
+    /// Print the API's JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the daemon
+    Serve(serve::Args),
+    /// Deploy a script file and its routes: creates or updates, and changes nothing that is already so
+    Deploy(deploy::Args),
+    /// Check a script file without storing it
+    Validate {
+        /// The file, or - for standard input
+        file: PathBuf,
+    },
+    /// Call a route or a script, and print the answer
+    Call(call::Args),
+    /// Apps: owners of scripts, routes and domains
+    App {
+        /// What to do.
+        #[command(subcommand)]
+        verb: apps::Verb,
+    },
+    /// Domains: the hosts that an app answers
+    Domain {
+        /// What to do.
+        #[command(subcommand)]
+        verb: domains::Verb,
+    },
+    /// Scripts and their versions
+    Script {
+        /// What to do.
+        #[command(subcommand)]
+        verb: scripts::Verb,
+    },
+    /// Routes: which script answers which method and path
+    Route {
+        /// What to do.
+        #[command(subcommand)]
+        verb: routes::Verb,
+    },
+    /// API keys
+    Key {
+        /// What to do.
+        #[command(subcommand)]
+        verb: keys::Verb,
+    },
+    /// Executions: what ran and what came of it; lists them if no verb is given
+    Executions(executions::Args),
+    /// What scripts logged
+    Logs(logs::Args),
+    /// Work that ended without success
+    DeadLetters {
+        /// What to do.
+        #[command(subcommand)]
+        verb: dead_letters::Verb,
+    },
+    /// Work that was accepted and has not ended
+    Outbox(outbox::Args),
+    /// Whether the device is well
+    Status,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// The shells we write completions for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Shell {
+    /// GNU bash.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// The friendly interactive shell.
+    Fish,
+}
+
+impl From<Shell> for clap_complete::Shell {
+    fn from(shell: Shell) -> clap_complete::Shell {
+        match shell {
+            Shell::Bash => clap_complete::Shell::Bash,
+            Shell::Zsh => clap_complete::Shell::Zsh,
+            Shell::Fish => clap_complete::Shell::Fish,
+        }
+    }
+}
+
+/// How much of a list.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Limit {
+    /// At most so many; 0 = all
+    #[arg(long, value_name = "N")]
+    pub(super) limit: Option<usize>,
+}
+
+impl Limit {
+    /// The number asked for, or `default`; `None` is all.
+    pub(super) fn or(self, default: usize) -> Option<usize> {
+        Some(self.limit.unwrap_or(default)).filter(|limit| *limit > 0)
+    }
+
+    /// The number asked for, or all.
+    pub(super) fn or_all(self) -> Option<usize> {
+        self.or(0)
+    }
+}
+
+/// The app a verb is about.
+#[derive(Clone, Debug, Args)]
+pub(super) struct InApp {
+    /// The app, by slug or id
+    #[arg(long, value_name = "APP", default_value = "default")]
+    pub(super) app: String,
+}
+
+/// Narrows a list to an app or a script.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Filter {
+    /// Only this app, by slug or id
+    #[arg(long, value_name = "APP")]
+    pub(super) app: Option<String>,
+    /// Only this script, by name or id
+    #[arg(long, value_name = "SCRIPT")]
+    pub(super) script: Option<String>,
+}
+
+/// Who may call, as the API says it.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Access {
+    /// Everybody
+    Public,
+    /// Holders of an api key
+    Key,
+}
+
+/// When sync work is durable, as the API says it.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Durability {
+    /// Relaxed for GET, HEAD and OPTIONS, strict for the rest
+    Auto,
+    /// Before the script starts
+    Strict,
+    /// At most a second later
+    Relaxed,
+}
+
+/// How bodies reach the script, as the API says it.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum BodyMode {
+    /// JSON or 400
+    Json,
+    /// By content type
+    Auto,
+    /// Always bytes
+    Raw,
+}
+
+/// The word of a choice, which is also the API's word for it.
+pub(super) fn word(choice: impl ValueEnum) -> Option<String> {
+    choice.to_possible_value().map(|value| value.get_name().to_owned())
+}

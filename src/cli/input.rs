@@ -1,0 +1,151 @@
+//! What verbs read: files, standard input, spans of time, and the place in a source that does not compile.
+
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use super::error::Error;
+use super::render::clean;
+use crate::model::UnixMs;
+
+/// A script's source and what to call it in messages.
+pub(super) struct Source {
+    /// The file's name, or `-`.
+    pub(super) file: String,
+    /// The program.
+    pub(super) text: String,
+}
+
+/// Reads a script's file, or standard input for `-`.
+pub(super) fn source(path: &Path) -> Result<Source, Error> {
+    let text = String::from_utf8(bytes(path)?)
+        .map_err(|_| Error::File { path: path.to_owned(), why: "a script must be UTF-8".into() })?;
+    Ok(Source { file: path.display().to_string(), text })
+}
+
+/// Reads a file, or standard input for `-`.
+pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin().read_to_end(&mut bytes).map(|_| ())
+    } else {
+        fs::read(path).map(|read| bytes = read)
+    };
+    read.map(|()| bytes).map_err(|why| Error::File { path: path.to_owned(), why: why.to_string() })
+}
+
+/// Asks at the terminal; `None` if there is none.
+pub(super) fn confirm(question: &str) -> Result<Option<bool>, Error> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Ok(None);
+    }
+    let mut err = io::stderr();
+    write!(err, "{question} [y/N] ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    stdin.read_line(&mut answer)?;
+    Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
+}
+
+/// A span like `90s`, `15m`, `2h` or `7d`.
+pub(super) fn span(text: &str) -> Option<Duration> {
+    let unit_at = text.len().checked_sub(1).filter(|at| text.is_char_boundary(*at))?;
+    let (number, unit) = text.split_at(unit_at);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
+}
+
+/// An instant: RFC 3339, or a span before `now`.
+pub(super) fn since(text: &str, now: UnixMs) -> Result<UnixMs, Error> {
+    let before = |span: Duration| now.0.checked_sub(i64::try_from(span.as_millis()).ok()?).map(UnixMs);
+    UnixMs::parse(text).or_else(|| span(text).and_then(before)).ok_or_else(|| bad_time("--since", text))
+}
+
+/// An instant: RFC 3339, or a span after `now`.
+pub(super) fn until(text: &str, now: UnixMs) -> Result<UnixMs, Error> {
+    UnixMs::parse(text)
+        .or_else(|| span(text).map(|span| now.plus(span)))
+        .ok_or_else(|| bad_time("--expires", text))
+}
+
+fn bad_time(option: &str, text: &str) -> Error {
+    Error::Usage(format!(
+        "{option} {text}: must be a span like 90s, 15m, 2h or 7d, or an instant like 2026-01-31T07:00:00Z"
+    ))
+}
+
+impl Source {
+    /// Turns the API's complaint about this source into one that shows the place; other errors pass.
+    pub(super) fn explain(&self, why: Error) -> Error {
+        let Error::Api { status: 422, message, body } = &why else { return why };
+        let number = |name: &str| body[name].as_u64().and_then(|number| usize::try_from(number).ok());
+        match number("line") {
+            Some(line) => Error::Failed(self.point(line, number("column").unwrap_or_default(), message)),
+            None => Error::Failed(format!("{}: {}", self.file, clean(message))),
+        }
+    }
+
+    /// `file:line:column: message`, the line, and a caret under the column. Lines and columns count from 1, columns
+    /// in characters; column 0 is the line as a whole.
+    fn point(&self, line: usize, column: usize, message: &str) -> String {
+        let at = if column == 0 { format!("{line}") } else { format!("{line}:{column}") };
+        let mut said = format!("{}:{at}: {}", self.file, clean(message));
+        // What a parser misses at the end of the source may be on a line that is not there.
+        let Some(text) = line.checked_sub(1).and_then(|index| self.text.lines().nth(index)) else {
+            return said;
+        };
+        let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        said += &format!("\n{line:>4} | {}", shown.trim_end());
+        if let Some(before) = column.checked_sub(1) {
+            said += &format!("\n{:>4} | {:before$}^", "", "");
+        }
+        said
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, body: Value, said: &str) {
+        let source = Source { file: "a.rhai".into(), text: text.into() };
+        let message = body["error"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(source.explain(Error::Api { status: 422, message, body }).to_string(), said);
+    }
+
+    #[test]
+    fn a_compile_error_points_at_its_place() {
+        check(
+            "let x = 1;\n\tlet ü = );\n",
+            json!({"error": "unexpected )", "line": 2, "column": 10}),
+            "a.rhai:2:10: unexpected )\n   2 |  let ü = );\n     |          ^",
+        );
+        check("x", json!({"error": "open", "line": 7, "column": 1}), "a.rhai:7:1: open");
+        check("x", json!({"error": "odd", "line": 1, "column": null}), "a.rhai:1: odd\n   1 | x");
+        check("x", json!({"error": "name is empty"}), "a.rhai: name is empty");
+    }
+
+    #[test]
+    fn spans_and_instants() {
+        assert_eq!(span("2h"), Some(Duration::from_secs(7200)));
+        for bad in ["", "h", "2", "2w", "-1h", "1.5h", "ü", "2 h", "99999999999999999999d"] {
+            assert_eq!(span(bad), None, "{bad:?}");
+        }
+        let now = UnixMs(1_767_225_600_000);
+        assert_eq!(since("1d", now).unwrap(), UnixMs(1_767_139_200_000));
+        assert_eq!(until("1s", now).unwrap(), UnixMs(1_767_225_601_000));
+        assert_eq!(since("2026-01-01T00:00:00Z", UnixMs(0)).unwrap(), now);
+        assert!(since("yesterday", now).unwrap_err().to_string().starts_with("--since yesterday: must be"));
+    }
+}

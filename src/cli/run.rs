@@ -1,0 +1,133 @@
+//! From the process's arguments to its exit code.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use super::args::{Cli, Command};
+use super::client::Client;
+use super::error::Error;
+use super::key::Key;
+use super::session::Session;
+use super::{
+    apps, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts, serve, status,
+};
+use crate::config::Config;
+
+/// Where the daemon is when nobody says otherwise.
+const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+
+/// Does what the process's arguments say. `daemon` runs the daemon to its end; only `picloud serve` calls it.
+///
+/// The exit code is 0, 1 if something is broken, 64 if the arguments are wrong, 78 if the configuration is.
+pub fn run(daemon: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    let world = World { args: env::args_os().collect(), environment: env::vars_os().collect() };
+    // Not locked: the daemon's threads print too, and would wait for ever.
+    run_in(world, &mut io::stdout(), &mut io::stderr(), daemon)
+}
+
+/// What the process was given.
+pub(super) struct World {
+    /// The program's name and its arguments.
+    pub(super) args: Vec<OsString>,
+    /// The environment.
+    pub(super) environment: Vec<(OsString, OsString)>,
+}
+
+impl World {
+    /// A variable of the environment, if it is UTF-8 and not empty.
+    pub(super) fn variable(&self, name: &str) -> Option<String> {
+        let (_, value) = self.environment.iter().find(|(key, _)| key == name)?;
+        value.to_str().filter(|value| !value.is_empty()).map(str::to_owned)
+    }
+}
+
+/// [`run`] in a given world, so that tests need no process.
+pub(super) fn run_in(
+    world: World,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+    daemon: impl FnOnce(Config) -> ExitCode,
+) -> ExitCode {
+    let cli = match Cli::try_parse_from(&world.args) {
+        Ok(cli) => cli,
+        Err(why) => return refuse(&why, out, err),
+    };
+    match dispatch(cli, world, out, err, daemon)
+        .and_then(|code| out.flush().map(|()| code).map_err(Error::from))
+    {
+        Ok(code) => code,
+        // Whoever read our output has seen enough, as in `picloud logs | head`.
+        Err(Error::Output(why)) if why.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(why) => {
+            // If even standard error is gone, the exit code has to do.
+            let _ = writeln!(err, "picloud: {why}");
+            why.exit_code()
+        }
+    }
+}
+
+/// Help and version are answers; everything else that the parser returns is a usage error.
+fn refuse(why: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
+    if why.use_stderr() {
+        let _ = write!(err, "{}", why.render());
+        Error::Usage(String::new()).exit_code()
+    } else {
+        let _ = write!(out, "{}", why.render());
+        ExitCode::SUCCESS
+    }
+}
+
+fn dispatch(
+    cli: Cli,
+    world: World,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+    daemon: impl FnOnce(Config) -> ExitCode,
+) -> Result<ExitCode, Error> {
+    match cli.command {
+        Command::Serve(args) => return serve::run(args, world.environment, out, daemon),
+        Command::Completions { shell } => {
+            // Rendered first: the generator panics if its writer fails, as a closed pipe does.
+            let mut script = Vec::new();
+            clap_complete::generate(
+                clap_complete::Shell::from(shell),
+                &mut Cli::command(),
+                "picloud",
+                &mut script,
+            );
+            out.write_all(&script)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    let url = cli.url.or_else(|| world.variable("PICLOUD_URL")).unwrap_or_else(|| DEFAULT_URL.to_owned());
+    let url = super::client::parse_url(&url)?;
+    let key = Key::find(cli.key_file.as_deref(), world.variable("PICLOUD_API_KEY"), &url)?;
+    let mut session = Session { client: Client::new(url, key), json: cli.json, out, err };
+    ask(&mut session, cli.command)
+}
+
+/// The verbs that are clients.
+fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
+    match command {
+        Command::Serve(_) | Command::Completions { .. } => Ok(()),
+        Command::App { verb } => apps::run(session, verb),
+        Command::Domain { verb } => domains::run(session, verb),
+        Command::Script { verb } => scripts::run(session, verb),
+        Command::Route { verb } => routes::run(session, verb),
+        Command::Key { verb } => keys::run(session, verb),
+        Command::Deploy(args) => deploy::run(session, args),
+        Command::Validate { file } => scripts::validate(session, &file),
+        Command::Call(args) => return call::run(session, args),
+        Command::Executions(args) => executions::run(session, args),
+        Command::Logs(args) => logs::run(session, args),
+        Command::DeadLetters { verb } => dead_letters::run(session, verb),
+        Command::Outbox(args) => outbox::run(session, args),
+        Command::Status => return status::run(session),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,215 @@
+//! What is allowed for each key, in one table: names, types, ranges, and how to say so.
+//!
+//! The layers check every value against this before anything else looks at it, so the types of
+//! `sections` are only ever built from values that fit. A test holds the table against the sections.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use toml::Value;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+
+use super::sections::networks;
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Rule {
+    /// A whole number within these bounds.
+    Number(i64, i64),
+    /// `true` or `false`.
+    Flag,
+    /// A path.
+    Path,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Directives of the log.
+    Filter,
+    /// Addresses to listen on, at least one.
+    Addresses,
+    /// Networks.
+    Networks,
+}
+
+use Rule::{Addresses, Filter, Flag, Networks, Number, Path, Word};
+
+const MIB: i64 = 1024 * 1024;
+const DAY_SECONDS: i64 = 24 * 3600;
+const ANY: i64 = i64::MAX;
+
+/// Every key there is.
+pub(super) const RULES: &[(&str, Rule)] = &[
+    ("server.listen", Addresses),
+    ("server.data_dir", Path),
+    ("server.connections_max", Number(1, 1_000_000)),
+    // hyper refuses to work with a smaller read buffer.
+    ("server.header_bytes_max", Number(8192, MIB)),
+    ("server.headers_max", Number(1, 10_000)),
+    ("server.header_timeout_seconds", Number(1, 3600)),
+    ("server.body_timeout_seconds", Number(1, 3600)),
+    ("server.write_timeout_seconds", Number(1, 3600)),
+    ("server.drain_grace_seconds", Number(0, 3600)),
+    ("server.threads", Number(0, 1024)),
+    ("management.allow", Networks),
+    ("management.page_limit_max", Number(1, 10_000)),
+    ("scripts.threads", Number(0, 1024)),
+    ("scripts.queue_max", Number(1, 1_000_000)),
+    ("scripts.timeout_seconds_sync", Number(1, 300)),
+    ("scripts.timeout_seconds_async", Number(1, 300)),
+    ("scripts.cache_bytes", Number(0, 1024 * MIB)),
+    ("scripts.limits.max_operations", Number(1, ANY)),
+    ("scripts.limits.max_memory_bytes", Number(64 * 1024, ANY)),
+    ("scripts.limits.max_string_bytes", Number(1, ANY)),
+    ("scripts.limits.max_array_items", Number(1, ANY)),
+    ("scripts.limits.max_map_entries", Number(1, ANY)),
+    ("scripts.limits.max_call_levels", Number(1, 64)),
+    ("scripts.ceilings.max_operations", Number(1, ANY)),
+    ("scripts.ceilings.max_memory_bytes", Number(64 * 1024, ANY)),
+    ("scripts.ceilings.max_string_bytes", Number(1, ANY)),
+    ("scripts.ceilings.max_array_items", Number(1, ANY)),
+    ("scripts.ceilings.max_map_entries", Number(1, ANY)),
+    // A script thread's stack is sized for 64 levels; deeper calls would overflow it and abort the process.
+    ("scripts.ceilings.max_call_levels", Number(1, 64)),
+    ("outbox.rows_max", Number(1, ANY)),
+    // A row may carry a body of 10 MiB, and must fit.
+    ("outbox.bytes_max", Number(16 * MIB, ANY)),
+    ("outbox.attempts_max", Number(1, 1000)),
+    ("outbox.backoff_base_ms", Number(1, 3_600_000)),
+    ("outbox.backoff_factor", Number(1, 100)),
+    ("outbox.backoff_max_seconds", Number(1, DAY_SECONDS)),
+    ("outbox.age_max_seconds", Number(1, 365 * DAY_SECONDS)),
+    ("outbox.crashes_max", Number(1, 1000)),
+    ("outbox.depth_max", Number(1, 1000)),
+    ("executions.bytes_max", Number(MIB, ANY)),
+    ("executions.age_max_days", Number(1, 36_500)),
+    ("dead_letters.rows_max", Number(1, ANY)),
+    ("store.cache_bytes", Number(MIB, 4096 * MIB)),
+    // Relaxed writes are promised to be durable within a second.
+    ("store.flush_interval_ms", Number(1, 1000)),
+    ("log.level", Filter),
+    ("log.format", Word(&["auto", "text", "json", "journald"])),
+    ("log.access", Flag),
+];
+
+/// The rule of a key, if there is such a key.
+pub(super) fn rule(key: &str) -> Option<Rule> {
+    RULES.iter().find(|(name, _)| *name == key).map(|(_, rule)| *rule)
+}
+
+/// The environment variable that sets `key`: `server.listen` is `PICLOUD_SERVER_LISTEN`.
+pub fn env_name(key: &str) -> String {
+    format!("PICLOUD_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+impl Rule {
+    /// Whether `value` is allowed. A path may not be empty, a word must be known, a list is checked item by item.
+    pub(super) fn allows(self, value: &Value) -> bool {
+        match self {
+            Number(min, max) => value.as_integer().is_some_and(|number| (min..=max).contains(&number)),
+            Flag => value.is_bool(),
+            Path => value.as_str().is_some_and(|path| !path.is_empty() && !path.contains('\0')),
+            Word(words) => value.as_str().is_some_and(|word| words.contains(&word)),
+            Filter => value.as_str().is_some_and(is_filter),
+            Addresses => {
+                is_list(value, |text| text.parse::<SocketAddr>().is_ok()) && value != &Value::Array(vec![])
+            }
+            Networks => is_list(value, |text| networks::parse(text).is_some()),
+        }
+    }
+
+    /// Reads the text of an environment variable as a value of the key's type; lists are separated by commas.
+    /// What cannot be read stays a text, which the rule then refuses.
+    pub(super) fn read(self, text: &str) -> Value {
+        let as_text = || Value::String(text.to_owned());
+        match self {
+            Number(..) => text.parse().map_or_else(|_| as_text(), Value::Integer),
+            Flag => text.parse().map_or_else(|_| as_text(), Value::Boolean),
+            Path | Word(_) | Filter => as_text(),
+            Addresses | Networks => {
+                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                Value::Array(items.map(Value::from).collect())
+            }
+        }
+    }
+}
+
+fn is_list(value: &Value, item: impl Fn(&str) -> bool) -> bool {
+    value.as_array().is_some_and(|items| items.iter().all(|value| value.as_str().is_some_and(&item)))
+}
+
+/// EnvFilter takes a misspelt level for the name of a module, and would then log nothing at all: so a directive
+/// must name a level.
+fn is_filter(text: &str) -> bool {
+    let names_level = |directive: &str| {
+        let level = directive.rsplit(['=', '/']).next().unwrap_or_default().trim();
+        !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+    };
+    text.split(',').all(names_level) && EnvFilter::try_new(text).is_ok()
+}
+
+impl fmt::Display for Rule {
+    /// What is allowed, after "must be".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Number(min, ANY) => write!(f, "a whole number, at least {min}"),
+            Number(min, max) => write!(f, "a whole number from {min} to {max}"),
+            Flag => f.write_str("true or false"),
+            Path => f.write_str("a path"),
+            Word(words) => write!(f, "one of {}", words.join(", ")),
+            Filter => f.write_str(
+                "a level (off, error, warn, info, debug, trace), or levels of modules like info,picloud::store=debug",
+            ),
+            Addresses => f.write_str("a list of addresses with ports, at least one, like [\"127.0.0.1:8080\", \"[::1]:8080\"]"),
+            Networks => f.write_str("a list of networks like [\"203.0.113.0/24\", \"2001:db8::/32\"]"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::{Config, layers};
+    use super::*;
+
+    #[test]
+    fn the_table_has_exactly_the_keys_of_the_sections() {
+        let defaults = layers::flatten(&Config::default()).unwrap();
+        let keys: BTreeSet<_> = defaults.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, RULES.iter().map(|(key, _)| *key).collect::<BTreeSet<_>>());
+        for (key, value) in &defaults {
+            assert!(rule(key).unwrap().allows(value), "the default of {key} breaks its own rule");
+        }
+    }
+
+    #[test]
+    fn environment_names_are_distinct() {
+        let names: BTreeSet<_> = RULES.iter().map(|(key, _)| env_name(key)).collect();
+        assert_eq!(names.len(), RULES.len());
+        assert!(names.contains("PICLOUD_SCRIPTS_CEILINGS_MAX_OPERATIONS"));
+    }
+
+    #[track_caller]
+    fn check(rule: Rule, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(rule.allows(&rule.read(text)), "{text:?} was refused");
+        }
+        for text in bad {
+            assert!(!rule.allows(&rule.read(text)), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn values() {
+        check(Number(1, 9), &["1", "9"], &["0", "10", "-1", "1.0", "x", "", " 1", "99999999999999999999"]);
+        check(Flag, &["true", "false"], &["1", "yes", ""]);
+        check(Path, &["/x", "."], &["", "a\0b"]);
+        check(Word(&["a", "b"]), &["a"], &["A", "", "ab"]);
+        check(
+            Filter,
+            &["info", "WARN", "info,picloud::store=debug", "off"],
+            &["", "inof", "info,", "a=b", "info,x"],
+        );
+        check(Addresses, &["127.0.0.1:80", "0.0.0.0:0, [::1]:8080"], &["", "80", "localhost:80", "1.2.3.4"]);
+        check(Networks, &["", "10.0.0.0/8,::1", "1.2.3.4"], &["10.0.0.0/33", "x"]);
+    }
+}

@@ -1,0 +1,314 @@
+//! The sections and keys of the configuration, as the daemon's parts take them.
+//!
+//! Plain values with their defaults. What is allowed in each stands in `rules`, so every `Config` that was
+//! loaded is within its ranges. 0 for a number of threads means that the machine decides.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Sockets, connections and the place of the data.
+    pub server: Server,
+    /// Who may reach the management API.
+    pub management: Management,
+    /// How scripts run.
+    pub scripts: Scripts,
+    /// Accepted work that has not ended.
+    pub outbox: Outbox,
+    /// The execution log.
+    pub executions: Executions,
+    /// Work that ended without success.
+    pub dead_letters: DeadLetters,
+    /// The database file.
+    pub store: Store,
+    /// The daemon's own log.
+    pub log: Log,
+}
+
+/// Sockets, connections and the place of the data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+    /// Where the database and the admin key are; made if missing. Relative to the working directory.
+    pub data_dir: PathBuf,
+    /// Open connections; more wait in the kernel's queue.
+    pub connections_max: usize,
+    /// Bytes of a request's head: request line and headers.
+    pub header_bytes_max: usize,
+    /// Headers of one request.
+    pub headers_max: usize,
+    /// Seconds a client may take to send a request's head.
+    pub header_timeout_seconds: u64,
+    /// Seconds a client may take to send a request's body.
+    pub body_timeout_seconds: u64,
+    /// Seconds a client may leave an answer unread.
+    pub write_timeout_seconds: u64,
+    /// Seconds that requests and runs have to end when the daemon stops.
+    pub drain_grace_seconds: u64,
+    /// Threads that serve connections; 0 = one per core.
+    pub threads: usize,
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        Server {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            data_dir: PathBuf::from("./picloud-data"),
+            connections_max: 1024,
+            header_bytes_max: 32 * 1024,
+            headers_max: 100,
+            header_timeout_seconds: 10,
+            body_timeout_seconds: 30,
+            write_timeout_seconds: 30,
+            drain_grace_seconds: 20,
+            threads: 0,
+        }
+    }
+}
+
+/// Who may reach the management API, and how much it hands out at once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Management {
+    /// Networks that may manage besides private, link-local and loopback ones.
+    #[serde(with = "networks")]
+    pub allow: Vec<IpNet>,
+    /// Largest page of a list.
+    pub page_limit_max: usize,
+}
+
+impl Default for Management {
+    fn default() -> Management {
+        Management { allow: Vec::new(), page_limit_max: 500 }
+    }
+}
+
+/// How scripts run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scripts {
+    /// Threads that run scripts; 0 = two per core, at least 4.
+    pub threads: usize,
+    /// Sync runs that may wait for a thread; one more is answered 503.
+    pub queue_max: usize,
+    /// Wall-clock seconds of a sync run, where its script says nothing.
+    pub timeout_seconds_sync: u16,
+    /// Wall-clock seconds of an async run, where its script says nothing.
+    pub timeout_seconds_async: u16,
+    /// Bytes of compiled scripts kept in memory.
+    pub cache_bytes: usize,
+    /// What one run may use, where its script says nothing.
+    pub limits: Limits,
+    /// What a script may raise its own limits to.
+    pub ceilings: Limits,
+}
+
+impl Default for Scripts {
+    fn default() -> Scripts {
+        Scripts {
+            threads: 0,
+            queue_max: 1024,
+            timeout_seconds_sync: 5,
+            timeout_seconds_async: 30,
+            cache_bytes: 16 * 1024 * 1024,
+            limits: Limits::default(),
+            ceilings: Limits::CEILINGS,
+        }
+    }
+}
+
+/// What one run may use. The defaults are those of `[scripts.limits]`; `[scripts.ceilings]` begins at
+/// [`Limits::CEILINGS`]. A file that sets some keys of a table keeps the rest of that table's defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Operations of the interpreter.
+    pub max_operations: u64,
+    /// Bytes allocated and not freed at any instant.
+    pub max_memory_bytes: u64,
+    /// Bytes of one string.
+    pub max_string_bytes: u64,
+    /// Items of one array, bytes of one blob.
+    pub max_array_items: u64,
+    /// Entries of one object map.
+    pub max_map_entries: u64,
+    /// Depth of function calls.
+    pub max_call_levels: u64,
+}
+
+impl Limits {
+    /// The default of `[scripts.ceilings]`.
+    pub const CEILINGS: Limits = Limits {
+        max_operations: 100_000_000,
+        max_memory_bytes: 64 * 1024 * 1024,
+        max_string_bytes: 4 * 1024 * 1024,
+        max_array_items: 100_000,
+        max_map_entries: 50_000,
+        max_call_levels: 64,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_operations: 5_000_000,
+            max_memory_bytes: 16 * 1024 * 1024,
+            max_string_bytes: 256 * 1024,
+            max_array_items: 10_000,
+            max_map_entries: 5_000,
+            max_call_levels: 32,
+        }
+    }
+}
+
+/// Accepted work that has not ended, and how it is tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outbox {
+    /// Rows; one more is answered 503.
+    pub rows_max: u64,
+    /// Bytes of all rows.
+    pub bytes_max: u64,
+    /// Attempts of one row in all.
+    pub attempts_max: u16,
+    /// Longest wait before the second attempt, in milliseconds; the actual wait is drawn between 0 and it.
+    pub backoff_base_ms: u64,
+    /// Each later wait is this many times longer.
+    pub backoff_factor: u32,
+    /// No wait is longer than this many seconds.
+    pub backoff_max_seconds: u64,
+    /// A row this many seconds old is not tried again.
+    pub age_max_seconds: u64,
+    /// Crashes of the daemon during one row's runs before it is a dead letter.
+    pub crashes_max: u16,
+    /// Triggers that may lead to one another.
+    pub depth_max: u16,
+}
+
+impl Default for Outbox {
+    fn default() -> Outbox {
+        Outbox {
+            rows_max: 100_000,
+            bytes_max: 256 * 1024 * 1024,
+            attempts_max: 6,
+            backoff_base_ms: 2_000,
+            backoff_factor: 4,
+            backoff_max_seconds: 600,
+            age_max_seconds: 6 * 3600,
+            crashes_max: 3,
+            depth_max: 8,
+        }
+    }
+}
+
+/// The execution log: bounded by bytes first, by age second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Executions {
+    /// Bytes of all records.
+    pub bytes_max: u64,
+    /// Days a record is kept.
+    pub age_max_days: u32,
+}
+
+impl Default for Executions {
+    fn default() -> Executions {
+        Executions { bytes_max: 64 * 1024 * 1024, age_max_days: 30 }
+    }
+}
+
+/// Work that ended without success.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeadLetters {
+    /// Letters kept; the oldest goes first.
+    pub rows_max: u64,
+}
+
+impl Default for DeadLetters {
+    fn default() -> DeadLetters {
+        DeadLetters { rows_max: 10_000 }
+    }
+}
+
+/// The database file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// Bytes of pages kept in memory.
+    pub cache_bytes: usize,
+    /// Milliseconds until relaxed writes are durable.
+    pub flush_interval_ms: u64,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store { cache_bytes: 16 * 1024 * 1024, flush_interval_ms: 1_000 }
+    }
+}
+
+/// The daemon's own log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A level, or directives as `tracing_subscriber::EnvFilter` reads them.
+    pub level: String,
+    /// How lines are written.
+    pub format: LogFormat,
+    /// Whether each request is logged.
+    pub access: bool,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: "info".to_owned(), format: LogFormat::Auto, access: true }
+    }
+}
+
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// To the journal under systemd, else as text.
+    #[default]
+    Auto,
+    /// Lines for people, on standard error.
+    Text,
+    /// One JSON object a line, on standard error.
+    Json,
+    /// To the systemd journal, with fields.
+    Journald,
+}
+
+/// Networks as texts: `10.0.0.0/8`, or one address.
+pub(super) mod networks {
+    use std::net::IpAddr;
+
+    use ipnet::IpNet;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    /// Reads a network; one address is the network of just it.
+    pub(in crate::config) fn parse(text: &str) -> Option<IpNet> {
+        text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    }
+
+    pub(super) fn serialize<S: Serializer>(list: &[IpNet], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(list.iter().map(IpNet::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let network = |text: &String| {
+            parse(text).ok_or_else(|| de::Error::custom(format!("{text:?} is not a network like 10.0.0.0/8")))
+        };
+        texts.iter().map(network).collect()
+    }
+}
