@@ -13,8 +13,8 @@ mod reply;
 mod router;
 mod server;
 
-pub use auth::Auth;
+pub use ingress::Settings as IngressSettings;
 pub use listener::{Guests, Limits, Listener};
-pub use management::{Network, SystemInfo};
-pub use router::RouteTable;
-pub use server::{Server, Settings};
+pub use management::{Network, SystemInfo, new_secret};
+pub use router::{Match, RouteTable};
+pub use server::{Routes, Server, Settings};

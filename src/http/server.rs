@@ -8,50 +8,99 @@ use arc_swap::ArcSwap;
 use hyper::Request;
 use hyper::body::Incoming;
 
+use super::auth::Auth;
 use super::ingress::{self, Reception, Served};
-use super::management::Office;
+use super::listener::Guests;
+use super::management::{Network, Office, SystemInfo};
 use super::reply::Reply;
 use super::router::RouteTable;
+use crate::dispatch::Dispatch;
+use crate::store::{Catalog, Store};
 
-pub use super::ingress::Settings;
+/// How requests are served.
+#[derive(Clone)]
+pub struct Settings {
+    /// Bounds of the data plane.
+    pub ingress: ingress::Settings,
+    /// Where management may come from.
+    pub network: Network,
+    /// Largest page of a list.
+    pub page_limit_max: usize,
+    /// Whether every request gets a line in the log.
+    pub access_log: bool,
+    /// The key from the daemon's environment.
+    pub device_key: Option<String>,
+}
+
+/// The route table that requests are held against, swapped whole when the set-up changes.
+#[derive(Clone, Default)]
+pub struct Routes(Arc<ArcSwap<RouteTable>>);
+
+impl Routes {
+    /// Builds the table of a new set-up and puts it in place.
+    pub fn rebuild(&self, catalog: &Catalog) {
+        let table = RouteTable::build(catalog, &self.0.load());
+        self.0.store(Arc::new(table));
+    }
+}
 
 /// A handle on all desks, cheap to clone.
 #[derive(Clone)]
 pub struct Server {
-    table: Arc<ArcSwap<RouteTable>>,
+    desks: Arc<Desks>,
+}
+
+struct Desks {
+    routes: Routes,
     reception: Reception,
     office: Office,
+    info: Arc<SystemInfo>,
     access_log: bool,
 }
 
 impl Server {
     /// Puts the desks behind one door.
-    pub(super) fn assemble(
-        table: Arc<ArcSwap<RouteTable>>,
-        reception: Reception,
-        office: Office,
-        access_log: bool,
+    pub fn new(
+        settings: Settings,
+        routes: Routes,
+        store: Store,
+        dispatch: Dispatch,
+        guests: Guests,
+        info: Arc<SystemInfo>,
     ) -> Server {
-        Server { table, reception, office, access_log }
+        let auth = Auth::new(settings.device_key.as_deref());
+        let reception = Reception::new(dispatch.clone(), auth.clone(), settings.ingress);
+        let office = Office {
+            store,
+            dispatch,
+            auth,
+            network: Arc::new(settings.network),
+            guests,
+            info: info.clone(),
+            page_limit_max: settings.page_limit_max,
+        };
+        Server { desks: Arc::new(Desks { routes, reception, office, info, access_log: settings.access_log }) }
     }
 
     /// Serves one request of `peer`. Every path ends in an answer.
     pub async fn serve(self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
         let began = Instant::now();
-        let table = self.table.load_full();
+        let desks = &self.desks;
+        let table = desks.routes.0.load_full();
         let (parts, body) = request.into_parts();
         // The line is written after the parts are gone.
-        let line = self.access_log.then(|| (parts.method.clone(), parts.uri.path().to_owned()));
+        let line = desks.access_log.then(|| (parts.method.clone(), parts.uri.path().to_owned()));
         let mut served = Served::default();
         let path = parts.uri.path();
         let result = if path.starts_with(ingress::EXECUTE) {
-            self.reception.execute(&table, parts, body, &mut served).await
+            desks.reception.execute(&table, parts, body, &mut served).await
         } else if path == "/api" || path.starts_with("/api/") {
-            self.office.serve(&table, parts, body, canonical(peer.ip())).await
+            desks.office.serve(&table, parts, body, canonical(peer.ip())).await
         } else {
-            self.reception.route(&table, parts, body, &mut served).await
+            desks.reception.route(&table, parts, body, &mut served).await
         };
         let reply = result.unwrap_or_else(|refusal| refusal.reply());
+        desks.info.count(reply.status());
         if let Some((method, path)) = line {
             log_access(&method, &path, &reply, peer, &served, began);
         }

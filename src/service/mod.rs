@@ -1,0 +1,224 @@
+//! The caretaker: opens the rooms in order, tells systemd and the operator when the house is open, and locks up
+//! from the outside in.
+//!
+//! Only this room and `main` touch file descriptors, the environment and signals. It decides nothing about
+//! requests: it builds each part from the configuration and hands the parts to each other.
+
+mod first_run;
+mod logging;
+mod parts;
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::http::{Guests, Listener, Server, SystemInfo};
+use crate::{dispatch::Dispatch, store};
+
+/// What keeps the house from opening, or makes it close.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store cannot be opened, or the card failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// An address cannot be bound.
+    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refuses a thread, a signal or randomness.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// The first app could not be made.
+    #[error("cannot set up the empty store: {0}")]
+    FirstRun(String),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; stop what listens there, or choose another with --listen",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need systemd's socket or another --listen",
+        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        _ => "",
+    }
+}
+
+/// Runs the daemon until it is told to stop, and says how it ended. `device_key` is an admin key that needs no
+/// store, from the daemon's environment.
+pub fn serve(config: &Config, device_key: Option<String>) -> ExitCode {
+    if let Err(error) = logging::start(&config.log) {
+        eprintln!("picloud: {error}");
+        return ExitCode::FAILURE;
+    }
+    match House::open(config, device_key).and_then(House::live) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The open house.
+struct House {
+    runtime: Runtime,
+    store: store::Store,
+    dispatch: Dispatch,
+    guests: Guests,
+    info: Arc<SystemInfo>,
+    grace: Duration,
+    broken: mpsc::UnboundedReceiver<store::Error>,
+}
+
+/// Why the house closes.
+enum Closing {
+    Asked,
+    Broken(store::Error),
+}
+
+impl House {
+    fn open(config: &Config, device_key: Option<String>) -> Result<House, Error> {
+        let began = Instant::now();
+        let (store, recovered, startable) = store::Store::open(&parts::store(config))?;
+        let executor = crate::script::Executor::start(parts::executor(config), store.clone())?;
+        let dispatch = Dispatch::new(store.clone(), executor, parts::policy(config), random()?);
+        let routes = crate::http::Routes::default();
+        let (tell_broken, broken) = mpsc::unbounded_channel();
+        startable.start(hooks(&routes, &dispatch, tell_broken))?;
+        first_run::set_up(&store, &config.server.data_dir)?;
+        let runtime = runtime(config.server.threads)?;
+        let limits = parts::limits(config);
+        let guests = Guests::new(&limits);
+        let info = Arc::new(SystemInfo::new(resident_bytes));
+        let settings = parts::server(config, device_key);
+        let server = Server::new(settings, routes, store.clone(), dispatch.clone(), guests.clone(), info.clone());
+        let listeners = bind(&runtime, &config.server.listen)?;
+        dispatch.start(&recovered)?;
+        let addresses: Vec<SocketAddr> = listeners.iter().map(Listener::address).collect();
+        for listener in listeners {
+            runtime.spawn(listener.run(server.clone(), guests.clone(), limits.clone()));
+        }
+        announce(&addresses, began);
+        let grace = Duration::from_secs(config.server.drain_grace_seconds);
+        Ok(House { runtime, store, dispatch, guests, info, grace, broken })
+    }
+
+    /// Waits until the house is to close, and closes it.
+    fn live(mut self) -> Result<(), Error> {
+        let why = self.runtime.block_on(wait_for_end(&mut self.broken))?;
+        notify(&[sd_notify::NotifyState::Stopping]);
+        self.info.draining.store(true, Relaxed);
+        self.runtime.spawn(leave_at_second_signal());
+        let until = Instant::now() + self.grace;
+        // Outside in: guests first, then runs, last the writer.
+        self.guests.ask_to_leave();
+        tracing::info!(grace_seconds = self.grace.as_secs(), "stopping: requests in flight are finished");
+        let gone = self.runtime.block_on(async { tokio::time::timeout_at(until.into(), self.guests.gone()).await });
+        self.dispatch.close(until);
+        if gone.is_err() {
+            // Those who waited for a cut run have their answer now; let it reach them.
+            let last = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(1), self.guests.gone()).await });
+            if last.is_err() {
+                tracing::warn!(connections = self.guests.count().0, "connections were cut at the end of the grace time");
+            }
+        }
+        self.store.close();
+        self.runtime.shutdown_timeout(Duration::from_millis(100));
+        tracing::info!("stopped");
+        match why {
+            Closing::Asked => Ok(()),
+            Closing::Broken(error) => Err(error.into()),
+        }
+    }
+}
+
+fn hooks(
+    routes: &crate::http::Routes,
+    dispatch: &Dispatch,
+    tell_broken: mpsc::UnboundedSender<store::Error>,
+) -> store::Hooks {
+    let (routes, dispatch) = (routes.clone(), dispatch.clone());
+    store::Hooks {
+        catalog: Box::new(move |catalog| routes.rebuild(catalog)),
+        enqueued: Box::new(move |rows| dispatch.enqueued(rows)),
+        // Nobody listens any more if the house is closing already.
+        broken: Box::new(move |error| drop(tell_broken.send(error.clone()))),
+    }
+}
+
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    let mut builder = runtime::Builder::new_multi_thread();
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    // Blocking work is reading for the management API; a few threads are plenty.
+    builder.max_blocking_threads(8).thread_name("http").enable_all().build()
+}
+
+fn bind(runtime: &Runtime, addresses: &[SocketAddr]) -> Result<Vec<Listener>, Error> {
+    let bind = |address: &SocketAddr| {
+        let address = *address;
+        runtime.block_on(Listener::bind(address)).map_err(|source| Error::Listen { address, source })
+    };
+    addresses.iter().map(bind).collect()
+}
+
+/// Tells the operator and systemd that requests are answered.
+fn announce(addresses: &[SocketAddr], began: Instant) {
+    let urls: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
+    let urls = urls.join(" ");
+    let ready_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), ready_ms, "ready on {urls}");
+    notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// Without systemd there is nobody to tell.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+async fn wait_for_end(broken: &mut mpsc::UnboundedReceiver<store::Error>) -> io::Result<Closing> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = terminate.recv() => Closing::Asked,
+        _ = interrupt.recv() => Closing::Asked,
+        Some(error) = broken.recv() => Closing::Broken(error),
+    })
+}
+
+/// Who asks twice does not want to wait. What was accepted is on the card.
+async fn leave_at_second_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::warn!("stopped at once, at the second signal");
+    std::process::exit(1);
+}
+
+fn random() -> io::Result<u64> {
+    getrandom::u64().map_err(io::Error::other)
+}
+
+/// Resident memory, from proc_pid_statm(5): its second number, in pages.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * u64::try_from(rustix::param::page_size()).ok()?)
+}

@@ -1,0 +1,110 @@
+//! From the configuration to what each room takes. The rooms do not know the configuration.
+
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use crate::config::{self, Config};
+use crate::{dispatch, http, script, store};
+
+/// The file's name in the data directory.
+const STORE_FILE: &str = "picloud.redb";
+
+pub(super) fn store(config: &Config) -> store::Settings {
+    store::Settings {
+        path: config.server.data_dir.join(STORE_FILE),
+        cache_bytes: config.store.cache_bytes,
+        flush_interval: Duration::from_millis(config.store.flush_interval_ms),
+        outbox_rows_max: config.outbox.rows_max,
+        outbox_bytes_max: config.outbox.bytes_max,
+        log_bytes_max: config.executions.bytes_max,
+        log_age_max: Duration::from_secs(u64::from(config.executions.age_max_days) * 24 * 3600),
+        dead_letters_max: config.dead_letters.rows_max,
+    }
+}
+
+pub(super) fn executor(config: &Config) -> script::Settings {
+    let cores = available_parallelism().map_or(1, std::num::NonZero::get);
+    let benches = match config.scripts.threads {
+        0 => (2 * cores).max(4),
+        threads => threads,
+    };
+    script::Settings {
+        benches,
+        queue_max: config.scripts.queue_max,
+        cache_bytes: config.scripts.cache_bytes,
+        limits: limits_of(&config.scripts.limits),
+        ceilings: ceilings_of(&config.scripts.ceilings),
+    }
+}
+
+pub(super) fn policy(config: &Config) -> dispatch::Policy {
+    let outbox = &config.outbox;
+    dispatch::Policy {
+        attempts_max: outbox.attempts_max,
+        backoff_base: Duration::from_millis(outbox.backoff_base_ms),
+        backoff_factor: outbox.backoff_factor,
+        backoff_max: Duration::from_secs(outbox.backoff_max_seconds),
+        age_max: Duration::from_secs(outbox.age_max_seconds),
+        crashes_max: outbox.crashes_max,
+    }
+}
+
+pub(super) fn limits(config: &Config) -> http::Limits {
+    let server = &config.server;
+    http::Limits {
+        connections_max: server.connections_max,
+        header_bytes_max: server.header_bytes_max,
+        headers_max: server.headers_max,
+        header_time_max: Duration::from_secs(server.header_timeout_seconds),
+        write_time_max: Duration::from_secs(server.write_timeout_seconds),
+    }
+}
+
+pub(super) fn server(config: &Config, device_key: Option<String>) -> http::Settings {
+    http::Settings {
+        ingress: http::IngressSettings {
+            timeout_sync: Duration::from_secs(config.scripts.timeout_seconds_sync.into()),
+            timeout_async: Duration::from_secs(config.scripts.timeout_seconds_async.into()),
+            body_time_max: Duration::from_secs(config.server.body_timeout_seconds),
+        },
+        network: http::Network { allow: config.management.allow.clone() },
+        page_limit_max: config.management.page_limit_max,
+        access_log: config.log.access,
+        device_key,
+    }
+}
+
+fn limits_of(limits: &config::Limits) -> script::Limits {
+    script::Limits {
+        operations: limits.max_operations,
+        memory_bytes: limits.max_memory_bytes,
+        string_bytes: size(limits.max_string_bytes),
+        array_items: size(limits.max_array_items),
+        map_entries: size(limits.max_map_entries),
+        call_levels: size(limits.max_call_levels),
+        ..script::Limits::default()
+    }
+}
+
+fn ceilings_of(limits: &config::Limits) -> script::Ceilings {
+    let config::Limits {
+        max_operations,
+        max_memory_bytes,
+        max_string_bytes,
+        max_array_items,
+        max_map_entries,
+        max_call_levels,
+    } = *limits;
+    script::Ceilings {
+        max_operations,
+        max_memory_bytes,
+        max_string_bytes,
+        max_array_items,
+        max_map_entries,
+        max_call_levels,
+    }
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
