@@ -1,0 +1,178 @@
+//! A bench: one engine, reused from run to run on one thread, with the limits of each run set anew.
+//!
+//! Building an engine costs microseconds, so it is kept; only a panic of native code makes the bench build another.
+//! A bench needs a stack of [`STACK_BYTES`].
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Once};
+use std::time::Instant;
+
+use rhai::packages::{Package, StandardPackage};
+use rhai::{Dynamic, Engine, Scope};
+
+use super::alloc::{self, Meter};
+use super::context::{self, CTX, REQUEST};
+use super::watch::{Remains, Watch};
+use super::{
+    Control, Fault, FaultKind, Input, Limits, Outcome, Program, Response, faults, guards, program, sdk,
+};
+
+/// Stack of a bench's thread. Closures may nest as deep as the memory budget allows, and are freed recursively;
+/// what is not touched costs only address space.
+pub const STACK_BYTES: usize = 256 * 1024 * 1024;
+
+/// Runs programs, one at a time.
+#[derive(Debug)]
+pub struct Bench {
+    engine: Engine,
+    watch: Arc<Watch>,
+}
+
+impl Default for Bench {
+    fn default() -> Bench {
+        Bench::new()
+    }
+}
+
+impl Bench {
+    /// A bench with nothing on it.
+    pub fn new() -> Bench {
+        keep_panics_quiet();
+        let watch = Arc::new(Watch::new());
+        Bench { engine: build(&watch), watch }
+    }
+
+    /// Runs a program to its end, whatever that is. Never panics, and returns soon after the deadline.
+    pub fn run(&mut self, program: &Program, input: Input, limits: &Limits, control: &Control) -> Outcome {
+        let began = Instant::now();
+        // Held to the end: were it freed within, the run would seem to hold less than it does.
+        let row = input.row.clone();
+        let meter = Meter::begin();
+        meter.set_budget(limits.memory_bytes);
+        self.watch.begin(input, limits, control, program.names.reused);
+        self.set_limits(limits);
+        let ended = catch_unwind(AssertUnwindSafe(|| self.evaluate(program, limits)));
+        let remains = self.watch.finish();
+        let result = match ended {
+            Ok(result) => result,
+            Err(payload) => Err(self.panicked(&*payload)),
+        };
+        let outcome = Bench::outcome(result, remains, limits, &meter, began);
+        drop(row);
+        outcome
+    }
+
+    fn set_limits(&mut self, limits: &Limits) {
+        self.engine
+            .set_max_string_size(limits.string_bytes_max())
+            .set_max_array_size(limits.array_items_max())
+            .set_max_map_size(limits.map_entries_max())
+            .set_max_call_levels(limits.call_levels);
+    }
+
+    fn evaluate(&self, program: &Program, limits: &Limits) -> Result<Response, Fault> {
+        let mut scope = Scope::new();
+        let explain = |error: &rhai::EvalAltResult| faults::explain(error, limits);
+        if !program.names.captured {
+            for (name, wanted) in [(CTX, program.names.ctx), (REQUEST, program.names.request)] {
+                if wanted {
+                    let value = self.watch.given(name).map_err(|error| explain(&error))?;
+                    scope.push_constant_dynamic(name, value);
+                }
+            }
+        }
+        let value: Dynamic =
+            self.engine.eval_ast_with_scope(&mut scope, &program.ast).map_err(|error| explain(&error))?;
+        context::check_unchanged(&scope)?;
+        Response::read(&value, limits.response_bytes)
+    }
+
+    fn outcome(
+        result: Result<Response, Fault>,
+        remains: Remains,
+        limits: &Limits,
+        meter: &Meter,
+        began: Instant,
+    ) -> Outcome {
+        let duration = began.elapsed();
+        let mut result = match remains.stop {
+            // Some native functions swallow what a callback raises: the reason to stop stands nevertheless.
+            Some(stop) => Err(faults::stopped(stop, result.err(), limits, duration)),
+            None => result,
+        };
+        if let Err(fault) = &mut result {
+            fault.retry_after = remains.retry_after;
+        }
+        let logs = remains.logs.finish(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX));
+        let mut outcome = Outcome {
+            result,
+            logs,
+            operations: remains.operations,
+            peak_bytes: meter.peak_bytes(),
+            leaked_bytes: 0,
+            duration,
+        };
+        outcome.leaked_bytes = meter.net_bytes().saturating_sub(outcome.held_bytes());
+        outcome
+    }
+
+    /// The fault for a panic, and a new engine: the old one may have been left in any state.
+    fn panicked(&mut self, payload: &(dyn Any + Send)) -> Fault {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+        self.engine = build(&self.watch);
+        Fault::new(FaultKind::Panic, format!("the interpreter panicked: {}", super::logs::cut(&text, 1024)))
+    }
+}
+
+/// An engine whose native functions answer to `watch`.
+fn build(watch: &Arc<Watch>) -> Engine {
+    let mut engine = Engine::new_raw();
+    program::restrict(&mut engine);
+    engine.register_global_module(StandardPackage::new().as_shared_module());
+    engine.register_global_module(guards::module(watch).into());
+    engine.register_global_module(sdk::globals(watch).into());
+    engine.register_static_module("log", sdk::log(watch).into());
+    let progress = watch.clone();
+    engine.on_progress(move |_| progress.tick().then_some(Dynamic::UNIT));
+    let print = watch.clone();
+    engine.on_print(move |text| print.log("info", text));
+    let debug = watch.clone();
+    engine.on_debug(move |text, _, _| debug.log("debug", text));
+    give(&mut engine, watch.clone());
+    engine
+}
+
+/// Answers for `ctx` and `request` wherever they are not the script's own variables.
+fn give(engine: &mut Engine, watch: Arc<Watch>) {
+    // Called for every variable; those that the compiler placed have an index.
+    #[allow(deprecated, reason = "not deprecated, says the interpreter, but marked because it may change")]
+    engine.on_var(move |name, index, seen| {
+        if !context::is_given(name) {
+            return Ok(None);
+        }
+        let variable = if index > 0 || seen.scope().contains(name) { seen.scope().get(name) } else { None };
+        let is_own = variable.is_some_and(|variable| {
+            // A copy that a closure captured is answered for again: inner closures would make it shared, and then it
+            // would be locked whenever an outer one is at work on it.
+            variable.tag() != context::GIVEN_TAG
+                || seen.scope().is_constant(name) == Some(true)
+                || watch.is_reused()
+        });
+        if is_own { Ok(None) } else { watch.given(name).map(Some) }
+    });
+}
+
+/// A panic within a run becomes a fault; the process-wide hook must not print it besides.
+fn keep_panics_quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !alloc::is_metered() {
+                usual(panic);
+            }
+        }));
+    });
+}

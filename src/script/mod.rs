@@ -1,0 +1,35 @@
+//! The workshop: compiles scripts and runs them, each within its budgets, and hands back what came of it.
+//!
+//! Synchronous. A run gets plain values ([`Input`], [`Limits`], [`Control`]) and gives a plain [`Outcome`]; it never
+//! touches the store, the network or a status code. Whatever a script does ends here as a value: a loop, a bomb of
+//! strings, a panic of native code. `rhai` is named in this room only. The executor runs benches on its own threads;
+//! the management API compiles what it stores.
+
+pub mod alloc;
+mod cache;
+mod context;
+mod convert;
+mod encode;
+mod engine;
+#[cfg(test)]
+mod engine_tests;
+mod faults;
+mod guards;
+mod limits;
+mod logs;
+mod program;
+mod response;
+mod run;
+mod sdk;
+#[cfg(test)]
+mod testing;
+mod text;
+mod watch;
+
+pub use cache::{PROGRAM_BYTES_DEFAULT, Programs};
+pub use convert::check_json;
+pub use engine::{Bench, STACK_BYTES};
+pub use limits::{Ceilings, Limits};
+pub use program::{CompileError, Program, compile};
+pub use response::Response;
+pub use run::{Cancel, Control, Fault, FaultKind, Input, Outcome};

@@ -1,0 +1,52 @@
+//! What scripts get beyond the language: `log::…`, `fail` and `retry_after`. Later rooms of the SDK move in here as
+//! further static modules; constants of a scope would not do, for functions do not see them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rhai::{Dynamic, EvalAltResult, Module, NativeCallContext};
+
+use super::text;
+use super::watch::{Stop, Watch};
+
+/// Longest wait that `retry_after` takes, in seconds: a day.
+const RETRY_AFTER_SECONDS_MAX: i64 = 86_400;
+
+/// Longest text of a message, in bytes; the log cuts further.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// `log::info(..)`, `log::warn(..)` and `log::error(..)`. `debug` is a reserved word of the language, so that its level
+/// is written by the bare `debug(..)`.
+pub(super) fn log(watch: &Arc<Watch>) -> Module {
+    let mut module = Module::new();
+    for level in ["info", "warn", "error"] {
+        let watch = watch.clone();
+        module.set_native_fn(level, move |value: Dynamic| -> Result<(), Box<EvalAltResult>> {
+            watch.log(level, &text::display_cut(&value, 16 * 1024));
+            Ok(())
+        });
+    }
+    module
+}
+
+/// Functions without a namespace.
+pub(super) fn globals(watch: &Arc<Watch>) -> Module {
+    let mut module = Module::new();
+    let failing = watch.clone();
+    module.set_native_fn(
+        "fail",
+        move |ctx: NativeCallContext, why: Dynamic| -> Result<(), Box<EvalAltResult>> {
+            Err(failing.stop(&ctx, Stop::Failed(text::display_cut(&why, MESSAGE_BYTES_MAX))))
+        },
+    );
+    let retrying = watch.clone();
+    module.set_native_fn("retry_after", move |seconds: i64| -> Result<(), Box<EvalAltResult>> {
+        let wish = u64::try_from(seconds).ok().filter(|_| seconds <= RETRY_AFTER_SECONDS_MAX);
+        let wish = wish.ok_or_else(|| {
+            format!("retry_after takes 0 to {RETRY_AFTER_SECONDS_MAX} seconds, not {seconds}")
+        })?;
+        retrying.set_retry_after(Duration::from_secs(wish));
+        Ok(())
+    });
+    module
+}

@@ -1,0 +1,259 @@
+//! The state of the run that a bench is in: its budgets, its log, its `ctx`.
+//!
+//! Native functions of the interpreter must be `'static`, so the engine and everything registered in it share one
+//! [`Watch`], which is set anew for each run. Only the bench's own thread uses it: the mutex is never contended, and
+//! no lock is held while script code runs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rhai::{Dynamic, EvalAltResult, Map, NativeCallContext};
+
+use crate::model::Row;
+
+use super::logs::Logs;
+use super::{Cancel, Control, FaultKind, Input, Limits, alloc, context};
+
+/// Operations between two looks at the clock and the control.
+const OPERATIONS_PER_LOOK: u64 = 1024;
+
+/// Longest wait between two looks while a script sleeps.
+const SLEEP_SLICE: Duration = Duration::from_millis(5);
+
+/// Why the run must end. Scripts cannot catch it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// A limit, the clock or somebody outside.
+    Fault(FaultKind),
+    /// Memory, with more to say about it.
+    Full(String),
+    /// A value would print longer than a string may be.
+    TooLarge,
+    /// The script called `fail`.
+    Failed(String),
+}
+
+/// Shared by a bench, its engine and the native functions.
+#[derive(Debug)]
+pub(super) struct Watch {
+    operations: AtomicU64,
+    next_look: AtomicU64,
+    run: Mutex<Run>,
+}
+
+/// What only slower paths need.
+#[derive(Debug)]
+struct Run {
+    row: Option<Arc<Row>>,
+    reused: bool,
+    operations_max: u64,
+    began: Instant,
+    deadline: Instant,
+    control: Control,
+    stop: Option<Stop>,
+    logs: Logs,
+    retry_after: Option<Duration>,
+    request: Option<Map>,
+    ctx: Option<Map>,
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub(super) struct Remains {
+    pub(super) stop: Option<Stop>,
+    pub(super) logs: Logs,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) operations: u64,
+}
+
+impl Watch {
+    /// A watch that watches nothing yet.
+    pub(super) fn new() -> Watch {
+        let now = Instant::now();
+        let run = Run {
+            row: None,
+            reused: false,
+            operations_max: 0,
+            began: now,
+            deadline: now,
+            control: Control::default(),
+            stop: None,
+            logs: Logs::default(),
+            retry_after: None,
+            request: None,
+            ctx: None,
+        };
+        Watch { operations: AtomicU64::new(0), next_look: AtomicU64::new(0), run: Mutex::new(run) }
+    }
+
+    /// Starts over for a new run.
+    pub(super) fn begin(&self, input: Input, limits: &Limits, control: &Control, reused: bool) {
+        self.operations.store(0, Ordering::Relaxed);
+        // The first operation looks, so that a run that is late or cancelled ends before it does anything.
+        self.next_look.store(1, Ordering::Relaxed);
+        let mut run = self.run();
+        run.row = Some(input.row);
+        run.operations_max = limits.operations;
+        run.reused = reused;
+        run.began = Instant::now();
+        run.deadline = input.deadline;
+        run.control = control.clone();
+        run.stop = None;
+        run.logs = Logs::new(limits);
+        run.retry_after = None;
+    }
+
+    /// Ends the run and lets go of all it held.
+    pub(super) fn finish(&self) -> Remains {
+        let mut run = self.run();
+        run.row = None;
+        run.request = None;
+        run.ctx = None;
+        run.control = Control::default();
+        Remains {
+            stop: run.stop.take(),
+            logs: std::mem::take(&mut run.logs),
+            retry_after: run.retry_after.take(),
+            operations: self.operations.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts one operation; true if the run must end. Called tens of millions of times a second.
+    #[inline]
+    pub(super) fn tick(&self) -> bool {
+        // One thread only: a plain load and store is enough, and far cheaper than an atomic addition. The
+        // interpreter's own count would not do, for it forgets what callbacks used.
+        let count = self.operations.load(Ordering::Relaxed) + 1;
+        self.operations.store(count, Ordering::Relaxed);
+        (count >= self.next_look.load(Ordering::Relaxed) || alloc::is_over_budget()) && self.look(count)
+    }
+
+    #[cold]
+    fn look(&self, count: u64) -> bool {
+        let mut run = self.run();
+        let over = run.over(count);
+        // Once it must end, every further operation says so: some native functions swallow a callback's error.
+        let next =
+            if over { 0 } else { (count + OPERATIONS_PER_LOOK).min(run.operations_max.saturating_add(1)) };
+        self.next_look.store(next, Ordering::Relaxed);
+        over
+    }
+
+    /// For native functions that work long or grow much: an error if the run must end.
+    pub(super) fn check(&self, ctx: &NativeCallContext) -> Result<(), Box<EvalAltResult>> {
+        let over = self.look(self.operations.load(Ordering::Relaxed));
+        if over { Err(ended(ctx)) } else { Ok(()) }
+    }
+
+    /// Ends the run for `stop`, unless it has ended already. The error cannot be caught by the script.
+    pub(super) fn stop(&self, ctx: &NativeCallContext, stop: Stop) -> Box<EvalAltResult> {
+        self.halt(stop);
+        ended(ctx)
+    }
+
+    /// Sleeps, but neither past the deadline nor through a cancel.
+    pub(super) fn sleep(&self, ctx: &NativeCallContext, wish: Duration) -> Result<(), Box<EvalAltResult>> {
+        let until = Instant::now().checked_add(wish);
+        loop {
+            self.check(ctx)?;
+            let left = until.map_or(SLEEP_SLICE, |until| until.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(SLEEP_SLICE));
+        }
+    }
+
+    /// Writes to the run's log.
+    pub(super) fn log(&self, level: &str, text: &str) {
+        let mut run = self.run();
+        let offset_ms = u32::try_from(run.began.elapsed().as_millis()).unwrap_or(u32::MAX);
+        run.logs.push(level, text, offset_ms);
+    }
+
+    /// Records when the script wants to be tried again, should it fail.
+    pub(super) fn set_retry_after(&self, wish: Duration) {
+        self.run().retry_after = Some(wish);
+    }
+
+    /// Whether the running program's own variables may have the names of what it is given.
+    pub(super) fn is_reused(&self) -> bool {
+        self.run().reused
+    }
+
+    /// A copy of `ctx` or `request`; made on first use. Stops the run if it does not fit.
+    pub(super) fn given(&self, name: &str) -> Result<Dynamic, Box<EvalAltResult>> {
+        let mut run = self.run();
+        match run.given(name) {
+            Ok(map) => {
+                let mut value = Dynamic::from_map(map);
+                value.set_tag(context::GIVEN_TAG);
+                Ok(value)
+            }
+            Err(why) => {
+                run.stop.get_or_insert(why);
+                self.next_look.store(0, Ordering::Relaxed);
+                Err(EvalAltResult::ErrorTerminated(Dynamic::UNIT, rhai::Position::NONE).into())
+            }
+        }
+    }
+
+    /// Ends the run for `stop` at its next operation, unless it has ended already.
+    pub(super) fn halt(&self, stop: Stop) {
+        self.run().stop.get_or_insert(stop);
+        self.next_look.store(0, Ordering::Relaxed);
+    }
+
+    /// The lock. A panic of native code while it was held leaves nothing half done that the next run does not reset.
+    fn run(&self) -> MutexGuard<'_, Run> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Run {
+    /// Whether the run must end, and remembers why.
+    fn over(&mut self, count: u64) -> bool {
+        if self.stop.is_some() {
+            return true;
+        }
+        let kind = if alloc::is_over_budget() {
+            FaultKind::Memory
+        } else if count > self.operations_max {
+            FaultKind::Operations
+        } else if let Some(reason) = self.control.cancelled() {
+            match reason {
+                Cancel::Operator => FaultKind::Cancelled,
+                Cancel::Drain => FaultKind::Drain,
+            }
+        } else if Instant::now() >= self.deadline {
+            FaultKind::Timeout
+        } else {
+            return false;
+        };
+        self.stop = Some(Stop::Fault(kind));
+        true
+    }
+
+    fn given(&mut self, name: &str) -> Result<Map, Stop> {
+        let Some(row) = &self.row else { return Ok(Map::new()) };
+        if self.request.is_none() {
+            self.request = Some(context::request(row)?);
+        }
+        let request = self.request.clone().unwrap_or_default();
+        if name == context::REQUEST {
+            return Ok(request);
+        }
+        if self.ctx.is_none() {
+            self.ctx = Some(context::ctx(row));
+        }
+        let mut ctx = self.ctx.clone().unwrap_or_default();
+        ctx.insert(context::REQUEST.into(), request.into());
+        Ok(ctx)
+    }
+}
+
+/// The error that no `try` of a script catches.
+fn ended(ctx: &NativeCallContext) -> Box<EvalAltResult> {
+    EvalAltResult::ErrorTerminated(Dynamic::UNIT, ctx.call_position()).into()
+}
