@@ -1,4 +1,10 @@
 #![doc = include_str!("architecture.md")]
 
+pub mod cli;
+pub mod config;
+pub mod dispatch;
+pub mod http;
 pub mod model;
+pub mod script;
+pub mod service;
 pub mod store;

@@ -110,7 +110,7 @@ fn print(session: &mut Session<'_>, answer: &Answer, include: bool) -> Result<()
         session.say("")?;
     } else {
         let execution = answer.header("x-execution-id").map(|id| format!(", execution {id}"));
-        session.note(status.trim_end().to_owned() + &execution.unwrap_or_default())?;
+        session.note(format!("{}{}", status.trim_end(), execution.unwrap_or_default()))?;
     }
     session.out.write_all(&answer.body)?;
     let is_bytes = std::str::from_utf8(&answer.body).is_err();

@@ -189,7 +189,7 @@ fn calls(session: &mut Session<'_>, app: &str, script: &Value, routes: &[Done]) 
         let path = example(done.value["path"].as_str().unwrap_or_default());
         let method = done.value["method"].as_str().filter(|method| *method != "ANY").unwrap_or("GET");
         let curl = curl(method, &format!("{base}{path}"), host.as_deref(), keyed(&done.value["access"]));
-        Call { url: with_host(&base, host.as_deref()) + &path, curl }
+        Call { url: format!("{}{path}", with_host(&base, host.as_deref())), curl }
     };
     Ok(routes.iter().map(call).collect())
 }

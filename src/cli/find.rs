@@ -104,7 +104,7 @@ pub(super) fn describe_route(route: &Value) -> String {
 
 fn describe_script(item: &Value) -> String {
     let app = item["app"].as_str().map(|app| format!(" (app {})", clean(app)));
-    text(&item["id"]) + &app.unwrap_or_default()
+    format!("{}{}", text(&item["id"]), app.unwrap_or_default())
 }
 
 /// The canonical text of an id.

@@ -7,10 +7,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -187,7 +187,8 @@ impl Dispatcher {
         } else if let Some(at) = state.suspects.iter().position(of) {
             state.suspects.remove(at)
         } else {
-            let (mut found, rest) = std::mem::take(&mut state.timers).into_iter().partition::<Vec<_>, _>(|t| of(&t.0.entry));
+            let (mut found, rest) =
+                std::mem::take(&mut state.timers).into_iter().partition::<Vec<_>, _>(|t| of(&t.0.entry));
             state.timers = rest.into();
             found.pop().map(|timer| timer.0.entry)
         }?;
@@ -234,7 +235,10 @@ impl Dispatcher {
             if !claims.is_empty() || !granted.is_empty() {
                 return Some((claims, granted));
             }
-            let next = state.timers.peek().map_or(TICK, |Reverse(timer)| timer.at.saturating_duration_since(now).min(TICK));
+            let next = state
+                .timers
+                .peek()
+                .map_or(TICK, |Reverse(timer)| timer.at.saturating_duration_since(now).min(TICK));
             state.asleep = true;
             state = self.bell.wait_timeout(state, next).unwrap_or_else(PoisonError::into_inner).0;
             state.asleep = false;

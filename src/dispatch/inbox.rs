@@ -41,7 +41,9 @@ impl Inbox {
     /// left can never name a waiter of this one.
     pub fn new(first: u64) -> Inbox {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Inbox { shared: Arc::new(Shared { shards, next: AtomicU64::new(first), abandoned: AtomicU64::new(0) }) }
+        Inbox {
+            shared: Arc::new(Shared { shards, next: AtomicU64::new(first), abandoned: AtomicU64::new(0) }),
+        }
     }
 
     /// Registers a waiter.
@@ -69,7 +71,11 @@ impl Inbox {
 
     /// Who waits now.
     pub fn waiting(&self) -> usize {
-        self.shared.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.shared
+            .shards
+            .iter()
+            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len())
+            .sum()
     }
 
     fn shard(&self, id: InboxId) -> MutexGuard<'_, HashMap<InboxId, oneshot::Sender<Answer>>> {

@@ -89,7 +89,17 @@ impl Dispatch {
     pub fn new(store: Store, executor: Executor, policy: Policy, first_inbox_id: u64) -> Dispatch {
         let (inbox, dispatcher) = (Inbox::new(first_inbox_id), Dispatcher::default());
         let (tail, _) = broadcast::channel(TAIL_LENGTH);
-        Dispatch { inner: Arc::new(Inner { store, inbox, executor, dispatcher, policy, tail, tally: Tally::default() }) }
+        Dispatch {
+            inner: Arc::new(Inner {
+                store,
+                inbox,
+                executor,
+                dispatcher,
+                policy,
+                tail,
+                tally: Tally::default(),
+            }),
+        }
     }
 
     /// Starts the dispatcher's thread and hands it what an earlier process left.
@@ -222,7 +232,10 @@ impl Dispatch {
 
     fn load(&self, execution: Uuid) -> Option<Arc<Row>> {
         let row = self.inner.store.read().and_then(|snapshot| snapshot.row(execution));
-        row.inspect_err(|error| tracing::error!(%execution, %error, "a row could not be read")).ok().flatten().map(Arc::new)
+        row.inspect_err(|error| tracing::error!(%execution, %error, "a row could not be read"))
+            .ok()
+            .flatten()
+            .map(Arc::new)
     }
 
     /// Decides about each row an earlier process left: run again, or dead because it took the process down.

@@ -97,7 +97,12 @@ impl Dispatch {
         self.close_record(row, record, |record| End::Dead(Box::new(letter), record));
     }
 
-    fn close_record(&self, row: &Row, record: ExecutionRecord, end: impl FnOnce(store::EncodedRecord) -> End) {
+    fn close_record(
+        &self,
+        row: &Row,
+        record: ExecutionRecord,
+        end: impl FnOnce(store::EncodedRecord) -> End,
+    ) {
         let slot = match record.status {
             Ended::Success => 0,
             Ended::Error => 1,
@@ -126,7 +131,12 @@ fn failed(row: &Row, fault: &Fault, at: UnixMs, due_at: UnixMs) -> Row {
     again
 }
 
-fn record(row: &Row, finished: &Finished, delivery: Delivery, dead_letter_id: Option<Uuid>) -> ExecutionRecord {
+fn record(
+    row: &Row,
+    finished: &Finished,
+    delivery: Delivery,
+    dead_letter_id: Option<Uuid>,
+) -> ExecutionRecord {
     let outcome = &finished.outcome;
     let response = outcome.result.as_ref().ok();
     let fault = outcome.result.as_ref().err();
@@ -167,7 +177,9 @@ fn record(row: &Row, finished: &Finished, delivery: Delivery, dead_letter_id: Op
 fn status(row: &Row, response: Option<&Response>, fault: Option<&Fault>) -> Ended {
     match (fault, response) {
         (Some(fault), _) => fault.kind.ended(),
-        (None, Some(response)) if row.is_sync() && row.route_id.is_some() && !(200..400).contains(&response.status) => {
+        (None, Some(response))
+            if row.is_sync() && row.route_id.is_some() && !(200..400).contains(&response.status) =>
+        {
             Ended::Error
         }
         (None, _) => Ended::Success,

@@ -45,7 +45,9 @@ impl Policy {
             FaultKind::Cancelled => return Next::Drop,
             FaultKind::Overloaded => return Next::Requeue(self.jitter(self.backoff_base, chance)),
             FaultKind::Gone => return Next::Dead("script_gone"),
-            FaultKind::Validation | FaultKind::Operations | FaultKind::Memory => return Next::Dead("permanent"),
+            FaultKind::Validation | FaultKind::Operations | FaultKind::Memory => {
+                return Next::Dead("permanent");
+            }
             FaultKind::Runtime if fault.permanent => return Next::Dead("permanent"),
             FaultKind::Runtime | FaultKind::Timeout | FaultKind::Panic | FaultKind::Platform => {}
         }

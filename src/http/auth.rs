@@ -13,18 +13,23 @@ use crate::model::{Principal, UnixMs};
 
 /// What is checked against besides the stored keys.
 #[derive(Clone, Default)]
-pub struct Auth {
+pub(super) struct Auth {
     device_key: Option<[u8; 32]>,
 }
 
 impl Auth {
     /// With the key that the daemon was started with, if any.
-    pub fn new(device_key: Option<&str>) -> Auth {
+    pub(super) fn new(device_key: Option<&str>) -> Auth {
         Auth { device_key: device_key.map(hash_secret) }
     }
 
     /// Whose bearer token this is. An unknown or expired one is nobody's.
-    pub fn principal(&self, headers: &HeaderMap, table: &Arc<RouteTable>, now: UnixMs) -> Option<Principal> {
+    pub(super) fn principal(
+        &self,
+        headers: &HeaderMap,
+        table: &Arc<RouteTable>,
+        now: UnixMs,
+    ) -> Option<Principal> {
         let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {
@@ -42,6 +47,6 @@ impl Auth {
 }
 
 /// The form in which a key's secret is stored.
-pub fn hash_secret(secret: &str) -> [u8; 32] {
+pub(super) fn hash_secret(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }

@@ -12,7 +12,7 @@ use crate::script;
 
 /// Why a body was not read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unread {
+pub(super) enum Unread {
     /// It is larger than allowed.
     #[error("length limit exceeded: {0} bytes are allowed")]
     TooLarge(usize),
@@ -25,7 +25,7 @@ pub enum Unread {
 }
 
 /// Reads a whole body of at most `bytes_max` within `time_max`.
-pub async fn read(body: Incoming, bytes_max: usize, time_max: Duration) -> Result<Bytes, Unread> {
+pub(super) async fn read(body: Incoming, bytes_max: usize, time_max: Duration) -> Result<Bytes, Unread> {
     let hint = body.size_hint();
     if hint.lower() > u64::try_from(bytes_max).unwrap_or(u64::MAX) {
         return Err(Unread::TooLarge(bytes_max));
@@ -66,7 +66,7 @@ fn describe(error: &hyper::Error) -> String {
 }
 
 /// Checks a body for what its route says it is. The error is the reason for a 400.
-pub fn check(bytes: Bytes, mode: BodyMode, headers: &HeaderMap) -> Result<Body, String> {
+pub(super) fn check(bytes: Bytes, mode: BodyMode, headers: &HeaderMap) -> Result<Body, String> {
     if bytes.is_empty() {
         return Ok(Body::Empty);
     }

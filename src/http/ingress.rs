@@ -16,12 +16,13 @@ use super::reply::{self, Refusal, Reply};
 use super::router::{self, Match, RouteTable};
 use crate::dispatch::{Dispatch, Waiter};
 use crate::model::{
-    Access, BODY_BYTES_MAX, BodyMode, DispatchMode, Host, Kind, Principal, Request, Route, Row, Script, UnixMs,
+    Access, BODY_BYTES_MAX, BodyMode, DispatchMode, Host, Kind, Principal, Request, Route, Row, Script,
+    UnixMs,
 };
 use crate::script::WAIT_SLACK;
 
 /// Path of the always-available bypass.
-pub const EXECUTE: &str = "/api/execute/";
+pub(super) const EXECUTE: &str = "/api/execute/";
 
 /// Bounds of the data plane.
 #[derive(Clone, Debug)]
@@ -36,7 +37,7 @@ pub struct Settings {
 
 /// The desk that turns requests into rows.
 #[derive(Clone)]
-pub struct Reception {
+pub(super) struct Reception {
     dispatch: Dispatch,
     auth: Auth,
     settings: Settings,
@@ -44,7 +45,7 @@ pub struct Reception {
 
 /// What the access line says about an answer of the data plane.
 #[derive(Default)]
-pub struct Served {
+pub(super) struct Served {
     /// The script's name.
     pub script: Option<String>,
     /// The execution.
@@ -61,29 +62,42 @@ struct Accepted {
 
 impl Reception {
     /// A desk in front of `dispatch`.
-    pub fn new(dispatch: Dispatch, auth: Auth, settings: Settings) -> Reception {
+    pub(super) fn new(dispatch: Dispatch, auth: Auth, settings: Settings) -> Reception {
         Reception { dispatch, auth, settings }
     }
 
     /// `POST /api/execute/{script_id}`: runs the script directly, not over the outbox.
-    pub async fn execute(&self, table: &Arc<RouteTable>, parts: Parts, body: Incoming, served: &mut Served) -> Outcome {
+    pub(super) async fn execute(
+        &self,
+        table: &Arc<RouteTable>,
+        parts: Parts,
+        body: Incoming,
+        served: &mut Served,
+    ) -> Outcome {
         if parts.method != Method::POST {
-            let mut refused = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a script is executed with POST").reply();
+            let mut refused =
+                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a script is executed with POST").reply();
             refused.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return Ok(refused);
         }
         let id = parts.uri.path().strip_prefix(EXECUTE).unwrap_or_default();
-        let id = Uuid::try_parse(id).map_err(|_| Refusal::bad_request(format_args!("\"{id}\" is not a script id")))?;
+        let id = Uuid::try_parse(id)
+            .map_err(|_| Refusal::bad_request(format_args!("\"{id}\" is not a script id")))?;
         let script = table.script(id).ok_or_else(|| gone(id))?.clone();
         served.script = Some(script.name.to_string());
         let principal = self.admit(&parts.headers, table, script.access, Access::Public)?;
-        let bytes = body::read(body, BODY_BYTES_MAX, self.settings.body_time_max).await.map_err(|unread| match unread {
-            Unread::TooLarge(_) => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("body read failed: {unread}")),
-            Unread::TooSlow(_) | Unread::Broken(_) => body_refused(&unread),
-        })?;
+        let bytes = body::read(body, BODY_BYTES_MAX, self.settings.body_time_max).await.map_err(
+            |unread| match unread {
+                Unread::TooLarge(_) => {
+                    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("body read failed: {unread}"))
+                }
+                Unread::TooSlow(_) | Unread::Broken(_) => body_refused(&unread),
+            },
+        )?;
         let body = body::check(bytes, BodyMode::Json, &parts.headers).map_err(Refusal::bad_request)?;
         let path = format!("{EXECUTE}{id}");
-        let request = Request { body, path, query: String::new(), ..request(&parts, Vec::new(), String::new()) };
+        let request =
+            Request { body, path, query: String::new(), ..request(&parts, Vec::new(), String::new()) };
         let timeout = self.timeout(&script, DispatchMode::Sync);
         let row = row(&script, None, request, principal, timeout);
         served.execution = Some(row.execution_id);
@@ -92,7 +106,13 @@ impl Reception {
     }
 
     /// Every other path: a user's route.
-    pub async fn route(&self, table: &Arc<RouteTable>, parts: Parts, body: Incoming, served: &mut Served) -> Outcome {
+    pub(super) async fn route(
+        &self,
+        table: &Arc<RouteTable>,
+        parts: Parts,
+        body: Incoming,
+        served: &mut Served,
+    ) -> Outcome {
         let (found, script) = self.find(table, &parts)?;
         let route = &found.target.route;
         served.script = Some(script.name.to_string());
@@ -121,7 +141,8 @@ impl Reception {
             Refusal::not_found(format!("no app claims host {quoted}"))
         })?;
         let found = app.find(&host, parts.method.as_str(), path);
-        let found = found.ok_or_else(|| Refusal::not_found(format!("no route matches {} {path}", parts.method)))?;
+        let found =
+            found.ok_or_else(|| Refusal::not_found(format!("no route matches {} {path}", parts.method)))?;
         let script = found.target.script.clone().ok_or_else(|| gone(found.target.route.script_id))?;
         Ok((found, script))
     }

@@ -109,7 +109,7 @@ impl Listener {
 
     /// Accepts until the guests are asked to leave. Never fails: what cannot be accepted now is tried again.
     pub async fn run(self, server: Server, guests: Guests, limits: Limits) {
-        let mut leave = guests.leave.subscribe();
+        let mut leaving = guests.closing();
         let mut protocol = http1::Builder::new();
         protocol
             .timer(TokioTimer::new())
@@ -120,7 +120,7 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&self.socket, &guests) => accepted,
-                _ = leave.wait_for(|leaving| *leaving) => return,
+                () = leaving.wait() => return,
             };
             match accepted {
                 Ok((stream, peer, place)) => {
@@ -150,7 +150,11 @@ async fn accept(
         match socket.accept().await {
             Ok((stream, peer)) => return Ok((stream, peer, place)),
             // The client was gone before we looked (accept(2)).
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) => {}
             Err(error) => return Err(error),
         }
     }
@@ -164,7 +168,6 @@ struct Guest {
 
 impl Guest {
     async fn stay(self, stream: TcpStream, protocol: http1::Builder, write_time_max: Duration) {
-        let mut leave = self.guests.leave.subscribe();
         self.guests.tally.open.fetch_add(1, Relaxed);
         self.guests.tally.accepted.fetch_add(1, Relaxed);
         // Answers are small and written whole; waiting to merge them only delays them.
@@ -177,9 +180,10 @@ impl Guest {
             async move { Ok::<_, Infallible>(server.serve(request, peer).await) }
         });
         let mut connection = pin!(protocol.serve_connection(TokioIo::new(Box::pin(stream)), service));
+        let mut leaving = Closing(self.guests.leave.subscribe());
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            _ = leave.wait_for(|leaving| *leaving) => {
+            () = leaving.wait() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

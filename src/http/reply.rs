@@ -13,18 +13,18 @@ use crate::dispatch::Answer;
 use crate::script::{self, FaultKind};
 
 /// What is sent: all at once, or as events happen.
-pub type ReplyBody = Either<Full<Bytes>, Channel<Bytes>>;
+pub(super) type ReplyBody = Either<Full<Bytes>, Channel<Bytes>>;
 /// An answer to a client.
-pub type Reply = Response<ReplyBody>;
+pub(super) type Reply = Response<ReplyBody>;
 
 /// Names the execution on every answer that has one.
-pub const EXECUTION_ID: HeaderName = HeaderName::from_static("x-execution-id");
+pub(super) const EXECUTION_ID: HeaderName = HeaderName::from_static("x-execution-id");
 const ERROR_SOURCE: HeaderName = HeaderName::from_static("x-error-source");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Why a request is not served. A value, not a failure of the house.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub(super) struct Refusal {
     /// What to answer.
     pub status: StatusCode,
     /// What to do about it.
@@ -39,34 +39,34 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal with this status and message.
-    pub fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
         Refusal { status, message: message.into(), reason: None, retry_after: None, more: Vec::new() }
     }
 
     /// 400 as the data plane words it.
-    pub fn bad_request(why: impl std::fmt::Display) -> Refusal {
+    pub(super) fn bad_request(why: impl std::fmt::Display) -> Refusal {
         Refusal::new(StatusCode::BAD_REQUEST, format!("bad request: {why}"))
     }
 
     /// 404.
-    pub fn not_found(message: impl Into<String>) -> Refusal {
+    pub(super) fn not_found(message: impl Into<String>) -> Refusal {
         Refusal::new(StatusCode::NOT_FOUND, message)
     }
 
     /// 422 that names the field.
-    pub fn invalid(field: &str, why: impl std::fmt::Display) -> Refusal {
+    pub(super) fn invalid(field: &str, why: impl std::fmt::Display) -> Refusal {
         let mut refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{field}: {why}"));
         refusal.more.push(("field", field.into()));
         refusal
     }
 
     /// 500; the cause is only in the log.
-    pub fn internal() -> Refusal {
+    pub(super) fn internal() -> Refusal {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
     }
 
     /// 503: come back in a second.
-    pub fn overloaded(message: impl Into<String>, reason: &'static str) -> Refusal {
+    pub(super) fn overloaded(message: impl Into<String>, reason: &'static str) -> Refusal {
         let mut refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message);
         refusal.reason = Some(reason);
         refusal.retry_after = Some(Duration::from_secs(1));
@@ -74,7 +74,7 @@ impl Refusal {
     }
 
     /// The answer.
-    pub fn reply(&self) -> Reply {
+    pub(super) fn reply(&self) -> Reply {
         let mut body = serde_json::Map::new();
         body.insert("error".into(), self.message.as_str().into());
         if let Some(reason) = self.reason {
@@ -96,7 +96,7 @@ impl Refusal {
 }
 
 /// The status of each fault: the table of the contract's section 1.2.
-pub fn fault_status(kind: FaultKind) -> StatusCode {
+pub(super) fn fault_status(kind: FaultKind) -> StatusCode {
     match kind {
         FaultKind::Validation => StatusCode::UNPROCESSABLE_ENTITY,
         FaultKind::Runtime => StatusCode::BAD_GATEWAY,
@@ -131,12 +131,16 @@ fn is_ours(kind: FaultKind) -> bool {
         | FaultKind::Operations
         | FaultKind::Memory
         | FaultKind::Gone => false,
-        FaultKind::Overloaded | FaultKind::Drain | FaultKind::Cancelled | FaultKind::Panic | FaultKind::Platform => true,
+        FaultKind::Overloaded
+        | FaultKind::Drain
+        | FaultKind::Cancelled
+        | FaultKind::Panic
+        | FaultKind::Platform => true,
     }
 }
 
 /// The answer to a sync call. `None` is an answer that the house lost.
-pub fn answer(answer: Option<Answer>, execution: Uuid) -> Reply {
+pub(super) fn answer(answer: Option<Answer>, execution: Uuid) -> Reply {
     let lost = || script::Fault::new(FaultKind::Platform, "the answer was lost");
     let result = answer.map_or_else(|| Err(lost()), |answer| answer.result);
     let mut reply = match result {
@@ -148,14 +152,14 @@ pub fn answer(answer: Option<Answer>, execution: Uuid) -> Reply {
 }
 
 /// 504 for a caller who waited as long as was promised.
-pub fn timed_out(execution: Uuid) -> Reply {
+pub(super) fn timed_out(execution: Uuid) -> Reply {
     let mut reply = fault_reply(&script::Fault::new(FaultKind::Timeout, "request timed out"), execution);
     name_execution(&mut reply, execution);
     reply
 }
 
 /// Adds the execution's id.
-pub fn name_execution(reply: &mut Reply, execution: Uuid) {
+pub(super) fn name_execution(reply: &mut Reply, execution: Uuid) {
     let mut buffer = Uuid::encode_buffer();
     let id = execution.hyphenated().encode_lower(&mut buffer);
     if let Ok(value) = HeaderValue::from_str(id) {
@@ -209,7 +213,7 @@ fn script_response(response: script::Response) -> Reply {
 }
 
 /// An answer of ours in JSON.
-pub fn json(status: StatusCode, body: &impl Serialize) -> Reply {
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Reply {
     let bytes = serde_json::to_vec(body).unwrap_or_else(|error| {
         tracing::error!(%error, "an answer could not be written as JSON");
         b"{\"error\":\"internal error\"}".to_vec()
@@ -221,14 +225,14 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Reply {
 }
 
 /// An answer without a body.
-pub fn empty(status: StatusCode) -> Reply {
+pub(super) fn empty(status: StatusCode) -> Reply {
     let mut reply = Response::new(Either::Left(Full::new(Bytes::new())));
     *reply.status_mut() = status;
     reply
 }
 
 /// An answer in another type.
-pub fn text(content_type: &'static str, body: String) -> Reply {
+pub(super) fn text(content_type: &'static str, body: String) -> Reply {
     let mut reply = Response::new(Either::Left(Full::new(Bytes::from(body))));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
@@ -280,7 +284,8 @@ mod tests {
             header("content-length", "5"),
             header("transfer-encoding", "chunked"),
         ];
-        let reply = script_response(script::Response { status: 299, headers, body: Bytes::from_static(b"{}") });
+        let reply =
+            script_response(script::Response { status: 299, headers, body: Bytes::from_static(b"{}") });
         assert_eq!(reply.status(), 299);
         assert_eq!(reply.headers().len(), 3);
         assert_eq!(reply.headers().get_all("set-cookie").iter().count(), 2);

@@ -83,7 +83,8 @@ impl RouteTable {
             })
             .collect();
         let keys = catalog.keys.values().map(|key| (key.hash, key.clone())).collect();
-        let mut table = RouteTable { by_app, scripts: catalog.scripts.clone(), keys, ..RouteTable::default() };
+        let mut table =
+            RouteTable { by_app, scripts: catalog.scripts.clone(), keys, ..RouteTable::default() };
         for domain in catalog.domains.values() {
             if let Some(app) = table.by_app.get(&domain.app_id).cloned() {
                 table.claim(&domain.pattern, app);
@@ -142,7 +143,8 @@ impl AppTable {
         catalog: &Catalog,
         old: Option<&Arc<AppTable>>,
     ) -> Arc<AppTable> {
-        let scripts: Vec<_> = routes.iter().map(|route| catalog.scripts.get(&route.script_id).cloned()).collect();
+        let scripts: Vec<_> =
+            routes.iter().map(|route| catalog.scripts.get(&route.script_id).cloned()).collect();
         let same_scripts = |old: &AppTable| {
             let pairs = old.scripts.iter().zip(&scripts);
             old.scripts.len() == scripts.len()
@@ -252,8 +254,9 @@ impl Leaf {
 }
 
 /// The host of a request, from its `Host` header or an absolute target.
-pub fn request_host(parts: &hyper::http::request::Parts) -> Cow<'_, str> {
-    let header = parts.headers.get(hyper::header::HOST).map(|value| String::from_utf8_lossy(value.as_bytes()));
+pub(super) fn request_host(parts: &hyper::http::request::Parts) -> Cow<'_, str> {
+    let header =
+        parts.headers.get(hyper::header::HOST).map(|value| String::from_utf8_lossy(value.as_bytes()));
     header.or_else(|| parts.uri.authority().map(|authority| authority.as_str().into())).unwrap_or_default()
 }
 

@@ -113,7 +113,14 @@ fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-fn log_access(method: &hyper::Method, path: &str, reply: &Reply, peer: SocketAddr, served: &Served, began: Instant) {
+fn log_access(
+    method: &hyper::Method,
+    path: &str,
+    reply: &Reply,
+    peer: SocketAddr,
+    served: &Served,
+    began: Instant,
+) {
     let duration_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     let (status, peer) = (reply.status().as_u16(), canonical(peer.ip()));
     match (&served.script, served.execution) {

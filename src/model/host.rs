@@ -153,10 +153,12 @@ mod tests {
 
     #[test]
     fn claims_parse_or_say_why() {
-        for good in ["*", "pi.local", "*.example.org", "Example.org.", "192.168.1.7", "::1", "[::1]", "my_pi"] {
+        for good in ["*", "pi.local", "*.example.org", "Example.org.", "192.168.1.7", "::1", "[::1]", "my_pi"]
+        {
             assert!(good.parse::<HostPattern>().is_ok(), "{good}");
         }
-        for bad in ["", ".", "a..b", "*.", "a.*", "**.a", "pi:80", "-a", "a-", "müller.de", "a b", "http://a"] {
+        for bad in ["", ".", "a..b", "*.", "a.*", "**.a", "pi:80", "-a", "a-", "müller.de", "a b", "http://a"]
+        {
             assert!(bad.parse::<HostPattern>().is_err(), "{bad}");
         }
     }
@@ -166,8 +168,11 @@ mod tests {
         match pattern.strip_prefix("*.") {
             _ if pattern == "*" => true,
             Some(suffix) => {
-                let (host, suffix): (Vec<_>, Vec<_>) = (host.split('.').collect(), suffix.split('.').collect());
-                host.len() > suffix.len() && host.ends_with(&suffix) && !host[..host.len() - suffix.len()].join(".").is_empty()
+                let (host, suffix): (Vec<_>, Vec<_>) =
+                    (host.split('.').collect(), suffix.split('.').collect());
+                host.len() > suffix.len()
+                    && host.ends_with(&suffix)
+                    && !host[..host.len() - suffix.len()].join(".").is_empty()
             }
             None => pattern == host,
         }

@@ -13,12 +13,14 @@ mod row;
 mod sandbox;
 mod time;
 
-pub use apps::{Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version};
+pub use apps::{
+    Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version,
+};
 pub use host::{Host, HostPattern};
-pub use name::{Invalid, Name, RouteMethod, ScriptSource, Slug, SOURCE_BYTES_MAX};
+pub use name::{Invalid, Name, RouteMethod, SOURCE_BYTES_MAX, ScriptSource, Slug};
 pub use path::{PathPattern, decode_param, normalise_path};
 pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine};
-pub use request::{Body, Request, BODY_BYTES_MAX};
+pub use request::{BODY_BYTES_MAX, Body, Request};
 pub use row::{InboxId, Kind, Row};
 pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
 pub use time::UnixMs;

@@ -95,7 +95,10 @@ impl FromStr for ScriptSource {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<ScriptSource, Invalid> {
         if text.len() > SOURCE_BYTES_MAX {
-            return Err(Invalid(format!("is {} bytes long; a script may have {SOURCE_BYTES_MAX}", text.len())));
+            return Err(Invalid(format!(
+                "is {} bytes long; a script may have {SOURCE_BYTES_MAX}",
+                text.len()
+            )));
         }
         Ok(ScriptSource(text.into()))
     }

@@ -95,7 +95,9 @@ impl FromStr for PathPattern {
                 }
                 Segment::Param(name) => name,
                 Segment::Rest(_) if position + 1 < segments.len() => {
-                    return Err(Invalid(format!("has {segment} before its end; it must be the last segment")));
+                    return Err(Invalid(format!(
+                        "has {segment} before its end; it must be the last segment"
+                    )));
                 }
                 Segment::Rest(name) => name,
             };
@@ -111,7 +113,9 @@ impl FromStr for PathPattern {
 
 fn check_literal(text: &str) -> Result<(), Invalid> {
     if let Some(odd) = text.chars().find(|c| matches!(c, '{' | '}')) {
-        return Err(Invalid(format!("has '{odd}' inside \"{text}\"; a parameter is a whole segment like {{name}}")));
+        return Err(Invalid(format!(
+            "has '{odd}' inside \"{text}\"; a parameter is a whole segment like {{name}}"
+        )));
     }
     if let Some(odd) = text.chars().find(|c| matches!(c, '?' | '#' | ' ' | '\\') || c.is_control()) {
         return Err(Invalid(format!("has {odd:?} inside \"{}\", which no path holds", text.escape_debug())));
@@ -124,7 +128,9 @@ fn check_param_name(name: &str) -> Result<(), Invalid> {
     if begins && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return Ok(());
     }
-    Err(Invalid(format!("has a parameter \"{name}\"; a name is letters, digits and '_', and begins with no digit")))
+    Err(Invalid(format!(
+        "has a parameter \"{name}\"; a name is letters, digits and '_', and begins with no digit"
+    )))
 }
 
 /// Brings a path into the form in which paths and patterns are compared: escapes of UTF-8 text are decoded,
@@ -166,7 +172,9 @@ mod tests {
 
     #[test]
     fn patterns_parse() {
-        for good in ["/", "/a", "/a/", "/a/{x}", "/{x}/{y}", "/files/{*rest}", "/{*all}", "/é", "/a//b", "/a.b-c~d"] {
+        for good in
+            ["/", "/a", "/a/", "/a/{x}", "/{x}/{y}", "/files/{*rest}", "/{*all}", "/é", "/a//b", "/a.b-c~d"]
+        {
             assert!(good.parse::<PathPattern>().is_ok(), "{good}");
         }
     }

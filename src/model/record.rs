@@ -32,7 +32,9 @@ impl Ended {
 
     /// Reads the word.
     pub fn parse(word: &str) -> Option<Ended> {
-        [Ended::Success, Ended::Error, Ended::Timeout, Ended::BudgetExceeded].into_iter().find(|e| e.as_str() == word)
+        [Ended::Success, Ended::Error, Ended::Timeout, Ended::BudgetExceeded]
+            .into_iter()
+            .find(|e| e.as_str() == word)
     }
 }
 

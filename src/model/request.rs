@@ -53,7 +53,12 @@ pub struct Request {
 impl Request {
     /// About how many bytes this holds.
     pub fn weight(&self) -> usize {
-        let pairs = self.headers.iter().chain(&self.params).map(|(name, value)| name.len() + value.len() + 48);
-        256 + self.path.len() + self.query.len() + self.rest.len() + self.body.bytes().len() + pairs.sum::<usize>()
+        let pairs =
+            self.headers.iter().chain(&self.params).map(|(name, value)| name.len() + value.len() + 48);
+        256 + self.path.len()
+            + self.query.len()
+            + self.rest.len()
+            + self.body.bytes().len()
+            + pairs.sum::<usize>()
     }
 }

@@ -43,7 +43,11 @@ impl fmt::Display for UnixMs {
 
 impl Serialize for UnixMs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
     }
 }
 
@@ -53,8 +57,9 @@ impl<'de> Deserialize<'de> for UnixMs {
             return i64::deserialize(deserializer).map(UnixMs);
         }
         let text = String::deserialize(deserializer)?;
-        UnixMs::parse(&text)
-            .ok_or_else(|| de::Error::custom(format!("\"{text}\" is not an RFC 3339 instant like 2026-01-31T07:00:00Z")))
+        UnixMs::parse(&text).ok_or_else(|| {
+            de::Error::custom(format!("\"{text}\" is not an RFC 3339 instant like 2026-01-31T07:00:00Z"))
+        })
     }
 }
 

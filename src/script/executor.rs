@@ -13,13 +13,11 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::cache::Programs;
-use super::run::{Control, Fault, FaultKind, Input, Outcome};
-use super::{Bench, Ceilings, Limits, Program};
+use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome};
+use super::{Bench, Ceilings, Limits, Program, STACK_BYTES};
 use crate::model::Row;
 use crate::store::Store;
 
-/// Rhai recurses on the native stack; at 64 call levels of nested expressions this is deep enough.
-const STACK_BYTES: usize = 8 * 1024 * 1024;
 /// After so many sync runs in a row a waiting async run gets its turn.
 const SYNC_TURNS: u32 = 8;
 /// A caller waits this much longer than its script may run.
@@ -43,6 +41,13 @@ pub struct Finished {
     pub version: u32,
     /// How long it waited for a bench.
     pub queue_wait: Duration,
+}
+
+impl Finished {
+    /// The end of a run that was not made.
+    pub fn refused(fault: Fault) -> Finished {
+        Finished { outcome: Outcome::refused(fault), version: 0, queue_wait: Duration::ZERO }
+    }
 }
 
 /// A run to be made.
@@ -168,7 +173,7 @@ impl Executor {
         }
         self.shared.desks.iter().any(|desk| match &*lock(desk) {
             Some(running) if running.execution == execution => {
-                running.control.cancel(FaultKind::Cancelled);
+                running.control.cancel(Cancel::Operator);
                 true
             }
             _ => false,
@@ -219,7 +224,7 @@ impl Executor {
         }
         for desk in &self.shared.desks {
             if let Some(running) = &*lock(desk) {
-                running.control.cancel(FaultKind::Drain);
+                running.control.cancel(Cancel::Drain);
             }
         }
         for thread in std::mem::take(&mut *lock(&self.shared.threads)) {
@@ -230,10 +235,12 @@ impl Executor {
 
     fn is_busy(&self) -> bool {
         let queue = lock(&self.shared.queue);
-        !queue.sync.is_empty() || !queue.background.is_empty() || self.shared.desks.iter().any(|desk| lock(desk).is_some())
+        !queue.sync.is_empty()
+            || !queue.background.is_empty()
+            || self.shared.desks.iter().any(|desk| lock(desk).is_some())
     }
 
-    /// Forgets what was compiled of a script that is gone.
+    /// The limits of a run, and what overrides of them may reach.
     pub fn limits(&self) -> (&Limits, &Ceilings) {
         (&self.shared.settings.limits, &self.shared.settings.ceilings)
     }
@@ -326,9 +333,10 @@ impl Worker {
                 return (job.done)(Finished { outcome, version: 0, queue_wait });
             }
         };
-        let control = Control::new();
+        let control = Control::default();
         let deadline = Instant::now() + timeout;
-        let running = Running { execution: row.execution_id, control: control.clone(), ends_by: deadline + WAIT_SLACK };
+        let running =
+            Running { execution: row.execution_id, control: control.clone(), ends_by: deadline + WAIT_SLACK };
         *lock(&self.shared.desks[self.number]) = Some(running);
         let outcome = bench.run(&program, Input { row, deadline }, &limits, &control);
         *lock(&self.shared.desks[self.number]) = None;
@@ -345,7 +353,7 @@ impl Worker {
         let script = catalog.scripts.get(&row.script_id).ok_or_else(gone)?;
         let version = row.pinned_version.unwrap_or(script.active_version);
         let limits = self.shared.settings.limits.with(&script.sandbox);
-        if let Some(program) = self.shared.programs.get(row.script_id, version) {
+        if let Some(program) = self.shared.programs.find(row.script_id, version) {
             return Ok((program, version, limits));
         }
         let house = |error: crate::store::Error| {

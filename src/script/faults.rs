@@ -51,7 +51,12 @@ fn reason(kind: FaultKind, limits: &Limits, after: Duration) -> String {
         FaultKind::Memory => format!("the script used up its {} bytes of memory", limits.memory_bytes),
         FaultKind::Cancelled => "the execution was cancelled".to_owned(),
         FaultKind::Drain => "the device is stopping".to_owned(),
-        FaultKind::Validation | FaultKind::Runtime | FaultKind::Panic => "the script failed".to_owned(),
+        FaultKind::Validation
+        | FaultKind::Runtime
+        | FaultKind::Panic
+        | FaultKind::Overloaded
+        | FaultKind::Gone
+        | FaultKind::Platform => "the script failed".to_owned(),
     }
 }
 

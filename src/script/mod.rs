@@ -13,6 +13,7 @@ mod encode;
 mod engine;
 #[cfg(test)]
 mod engine_tests;
+mod executor;
 mod faults;
 mod guards;
 mod limits;
@@ -29,6 +30,7 @@ mod watch;
 pub use cache::{PROGRAM_BYTES_DEFAULT, Programs};
 pub use convert::check_json;
 pub use engine::{Bench, STACK_BYTES};
+pub use executor::{Executor, Finished, Job, Lane, Settings, Tally, WAIT_SLACK};
 pub use limits::{Ceilings, Limits};
 pub use program::{CompileError, Program, compile};
 pub use response::Response;

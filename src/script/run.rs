@@ -69,6 +69,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The outcome of a run that was not made.
+    pub fn refused(fault: Fault) -> Outcome {
+        let (logs, duration) = (Vec::new(), Duration::ZERO);
+        Outcome { result: Err(fault), logs, operations: 0, peak_bytes: 0, leaked_bytes: 0, duration }
+    }
+
     /// Bytes on the heap that this outcome holds itself.
     pub(super) fn held_bytes(&self) -> i64 {
         let pairs = |headers: &[(String, String)]| {
@@ -107,6 +113,12 @@ pub enum FaultKind {
     Drain,
     /// The interpreter or a native function panicked.
     Panic,
+    /// It was not run: nothing was free.
+    Overloaded,
+    /// It was not run: the script, or the wanted version of it, was removed.
+    Gone,
+    /// A fault of the house, whatever the script did.
+    Platform,
 }
 
 impl FaultKind {
@@ -119,19 +131,24 @@ impl FaultKind {
             | FaultKind::Runtime
             | FaultKind::Cancelled
             | FaultKind::Drain
-            | FaultKind::Panic => Ended::Error,
+            | FaultKind::Panic
+            | FaultKind::Overloaded
+            | FaultKind::Gone
+            | FaultKind::Platform => Ended::Error,
         }
     }
 
     /// Whether another attempt would end the same way.
     pub fn is_permanent(self) -> bool {
         match self {
-            FaultKind::Validation | FaultKind::Operations | FaultKind::Memory => true,
+            FaultKind::Validation | FaultKind::Operations | FaultKind::Memory | FaultKind::Gone => true,
             FaultKind::Runtime
             | FaultKind::Timeout
             | FaultKind::Cancelled
             | FaultKind::Drain
-            | FaultKind::Panic => false,
+            | FaultKind::Panic
+            | FaultKind::Overloaded
+            | FaultKind::Platform => false,
         }
     }
 }

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::Error;
 use crate::http::new_secret;
 use crate::model::{
-    Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Route, Sandbox, Script, ScriptSource, UnixMs,
+    Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Route, Sandbox, Script, ScriptSource,
+    UnixMs,
 };
 use crate::store::{ChangeError, Changes, Store};
 
@@ -46,8 +47,11 @@ pub(super) fn set_up(store: &Store, data_dir: &Path) -> Result<(), Error> {
 }
 
 fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), ChangeError> {
-    let stored = |field: &'static str| move |why: crate::model::Invalid| ChangeError::Invalid { field, why: why.to_string() };
-    let (slug, name) = ("default".parse().map_err(stored("slug"))?, "Default".parse().map_err(stored("name"))?);
+    let stored = |field: &'static str| {
+        move |why: crate::model::Invalid| ChangeError::Invalid { field, why: why.to_string() }
+    };
+    let (slug, name) =
+        ("default".parse().map_err(stored("slug"))?, "Default".parse().map_err(stored("name"))?);
     let app = changes.create_app(App { id: Uuid::now_v7(), slug, name, created_at: now, updated_at: now })?;
     let pattern = "*".parse().map_err(stored("pattern"))?;
     let domain = Domain { id: Uuid::now_v7(), app_id: app.id, pattern, created_at: now, updated_at: now };
@@ -67,7 +71,8 @@ fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), Chang
     };
     let script = changes.create_script(script, source)?;
     for path in ["/", "/hello/{name}"] {
-        changes.create_route(Route { path: path.parse().map_err(stored("path"))?, ..route(&script, now)? })?;
+        changes
+            .create_route(Route { path: path.parse().map_err(stored("path"))?, ..route(&script, now)? })?;
     }
     changes.create_key(key)?;
     Ok(())

@@ -19,7 +19,9 @@ pub(super) fn start(config: &Log) -> Result<(), String> {
         LogFormat::Text => text(),
         LogFormat::Journald => journal().map_err(|error| format!("log.format is journald, but: {error}"))?,
         // systemd says so when standard error is the journal (systemd.exec(5), JOURNAL_STREAM).
-        LogFormat::Auto if std::env::var_os("JOURNAL_STREAM").is_some() => journal().unwrap_or_else(|_| text()),
+        LogFormat::Auto if std::env::var_os("JOURNAL_STREAM").is_some() => {
+            journal().unwrap_or_else(|_| text())
+        }
         LogFormat::Auto => text(),
     };
     let registry = tracing_subscriber::registry().with(sink.with_filter(filter));

@@ -102,7 +102,8 @@ impl House {
         let guests = Guests::new(&limits);
         let info = Arc::new(SystemInfo::new(resident_bytes));
         let settings = parts::server(config, device_key);
-        let server = Server::new(settings, routes, store.clone(), dispatch.clone(), guests.clone(), info.clone());
+        let server =
+            Server::new(settings, routes, store.clone(), dispatch.clone(), guests.clone(), info.clone());
         let listeners = bind(&runtime, &config.server.listen)?;
         dispatch.start(&recovered)?;
         let addresses: Vec<SocketAddr> = listeners.iter().map(Listener::address).collect();
@@ -124,13 +125,19 @@ impl House {
         // Outside in: guests first, then runs, last the writer.
         self.guests.ask_to_leave();
         tracing::info!(grace_seconds = self.grace.as_secs(), "stopping: requests in flight are finished");
-        let gone = self.runtime.block_on(async { tokio::time::timeout_at(until.into(), self.guests.gone()).await });
+        let gone =
+            self.runtime.block_on(async { tokio::time::timeout_at(until.into(), self.guests.gone()).await });
         self.dispatch.close(until);
         if gone.is_err() {
             // Those who waited for a cut run have their answer now; let it reach them.
-            let last = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(1), self.guests.gone()).await });
+            let last = self
+                .runtime
+                .block_on(async { tokio::time::timeout(Duration::from_secs(1), self.guests.gone()).await });
             if last.is_err() {
-                tracing::warn!(connections = self.guests.count().0, "connections were cut at the end of the grace time");
+                tracing::warn!(
+                    connections = self.guests.count().0,
+                    "connections were cut at the end of the grace time"
+                );
             }
         }
         self.store.close();
@@ -201,7 +208,9 @@ async fn wait_for_end(broken: &mut mpsc::UnboundedReceiver<store::Error>) -> io:
 
 /// Who asks twice does not want to wait. What was accepted is on the card.
 async fn leave_at_second_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return;
     };
     tokio::select! {

@@ -87,21 +87,13 @@ fn limits_of(limits: &config::Limits) -> script::Limits {
 }
 
 fn ceilings_of(limits: &config::Limits) -> script::Ceilings {
-    let config::Limits {
-        max_operations,
-        max_memory_bytes,
-        max_string_bytes,
-        max_array_items,
-        max_map_entries,
-        max_call_levels,
-    } = *limits;
     script::Ceilings {
-        max_operations,
-        max_memory_bytes,
-        max_string_bytes,
-        max_array_items,
-        max_map_entries,
-        max_call_levels,
+        operations: limits.max_operations,
+        memory_bytes: limits.max_memory_bytes,
+        string_bytes: limits.max_string_bytes,
+        array_items: limits.max_array_items,
+        map_entries: limits.max_map_entries,
+        call_levels: limits.max_call_levels,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use redb::{Database, Durability, ReadableTableMetadata, Table, WriteTransaction};
 
+use super::Error;
 use super::catalog::Catalog;
 use super::changes::Changes;
 use super::codec;
@@ -14,7 +15,6 @@ use super::log::LogTail;
 use super::open::Settings;
 use super::tables::{DEAD_LETTERS, META, META_CLAIMED, OUTBOX};
 use super::writer::{Change, Command, End, Hooks, Reply, Shared};
-use super::Error;
 use crate::model::{DeadLetter, Row, UnixMs};
 
 /// A durable commit takes the gathered log along from this size on; a smaller rest waits for the flush.
@@ -187,7 +187,8 @@ impl Applier {
         }
         let mut txn = db.begin_write()?;
         let mut catalog = self.catalog.clone();
-        let (replies, enqueued, changed) = make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
+        let (replies, enqueued, changed) =
+            make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
         let durable = flush || promised || changed || !batch.retries.is_empty();
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable)?;
@@ -204,7 +205,13 @@ impl Applier {
     }
 
     /// Puts everything that this commit carries into its tables.
-    fn write(&mut self, txn: &WriteTransaction, batch: &mut Batch, all: bool, durable: bool) -> Result<(), Error> {
+    fn write(
+        &mut self,
+        txn: &WriteTransaction,
+        batch: &mut Batch,
+        all: bool,
+        durable: bool,
+    ) -> Result<(), Error> {
         let mut outbox = txn.open_table(OUTBOX)?;
         for (row, bytes, _) in &batch.enqueues {
             outbox.insert(row.execution_id.as_u128(), bytes.as_slice())?;
@@ -219,7 +226,8 @@ impl Applier {
         if all {
             self.write_unflushed(&mut outbox)?;
         }
-        let with_log = all || self.async_ended || !batch.dead.is_empty() || self.tail.waiting_bytes() >= LOG_RIDES_FROM;
+        let with_log =
+            all || self.async_ended || !batch.dead.is_empty() || self.tail.waiting_bytes() >= LOG_RIDES_FROM;
         if with_log {
             self.remove_ended(&mut outbox)?;
             self.tail.write(txn, UnixMs::now())?;
@@ -282,7 +290,8 @@ impl Applier {
             self.unclean = !checkpoint;
         }
         // A commit that was only made visible still owes its fsync; so does what no commit took along yet.
-        let nothing_waits = self.unflushed.is_empty() && self.ended.is_empty() && self.tail.waiting_bytes() == 0;
+        let nothing_waits =
+            self.unflushed.is_empty() && self.ended.is_empty() && self.tail.waiting_bytes() == 0;
         if flush || (durable && nothing_waits) {
             self.waiting_since = None;
         }
@@ -291,7 +300,14 @@ impl Applier {
         load.log_bytes.store(self.tail.stored_bytes(), Relaxed);
     }
 
-    fn tell(&self, batch: &mut Batch, changes: Vec<Reply>, enqueued: Vec<Arc<Row>>, changed: bool, hooks: &Hooks) {
+    fn tell(
+        &self,
+        batch: &mut Batch,
+        changes: Vec<Reply>,
+        enqueued: Vec<Arc<Row>>,
+        changed: bool,
+        hooks: &Hooks,
+    ) {
         if changed {
             let catalog = Arc::new(self.catalog.clone());
             self.shared.catalog.store(catalog.clone());

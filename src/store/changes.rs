@@ -15,8 +15,8 @@ use super::codec::{self, Stored};
 use super::tables::{APPS, DEAD_LETTERS, DOMAINS, KEYS, OUTBOX, ROUTES, SCRIPTS, VERSIONS};
 use super::{ChangeError, Error};
 use crate::model::{
-    Access, App, BodyMode, DeadLetter, DispatchMode, Domain, Durability, HostPattern, Key, Name, PathPattern, Route,
-    RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
+    Access, App, BodyMode, DeadLetter, DispatchMode, Domain, Durability, HostPattern, Key, Name, PathPattern,
+    Route, RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
 };
 
 const APPS_MAX: usize = 1_000;
@@ -28,7 +28,9 @@ const KEYS_MAX: usize = 1_000;
 const VERSIONS_MAX: usize = 100;
 
 /// Reads a field that may be null: absent leaves it, null clears it.
-fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::<T>::deserialize(deserializer).map(Some)
 }
 
@@ -134,9 +136,12 @@ impl<'a> Changes<'a> {
     pub fn delete_app(&mut self, id: Uuid) -> Changed<()> {
         found(&self.catalog.apps, "app", id)?;
         let of_app = |owner: Uuid| owner == id;
-        let domains: Vec<Uuid> = self.catalog.domains.values().filter(|d| of_app(d.app_id)).map(|d| d.id).collect();
-        let routes: Vec<Uuid> = self.catalog.routes.values().filter(|r| of_app(r.app_id)).map(|r| r.id).collect();
-        let scripts: Vec<Uuid> = self.catalog.scripts.values().filter(|s| of_app(s.app_id)).map(|s| s.id).collect();
+        let domains: Vec<Uuid> =
+            self.catalog.domains.values().filter(|d| of_app(d.app_id)).map(|d| d.id).collect();
+        let routes: Vec<Uuid> =
+            self.catalog.routes.values().filter(|r| of_app(r.app_id)).map(|r| r.id).collect();
+        let scripts: Vec<Uuid> =
+            self.catalog.scripts.values().filter(|s| of_app(s.app_id)).map(|s| s.id).collect();
         for domain in domains {
             remove(self.txn, DOMAINS, &mut self.catalog.domains, domain)?;
         }
@@ -246,11 +251,18 @@ impl<'a> Changes<'a> {
     fn version(&self, script: Uuid, version: u32) -> Changed<Version> {
         let table = self.txn.open_table(VERSIONS)?;
         let bytes = table.get((script.as_u128(), version))?;
-        let bytes = bytes.ok_or_else(|| ChangeError::NotFound { what: "version", id: version.to_string() })?;
+        let bytes =
+            bytes.ok_or_else(|| ChangeError::NotFound { what: "version", id: version.to_string() })?;
         Ok(codec::decode(bytes.value())?)
     }
 
-    fn put_version(&self, script: Uuid, version: u32, source: ScriptSource, created_at: UnixMs) -> Changed<()> {
+    fn put_version(
+        &self,
+        script: Uuid,
+        version: u32,
+        source: ScriptSource,
+        created_at: UnixMs,
+    ) -> Changed<()> {
         let bytes = codec::encode(&Version { version, source, created_at });
         self.txn.open_table(VERSIONS)?.insert((script.as_u128(), version), bytes.as_slice())?;
         Ok(())
@@ -358,11 +370,17 @@ impl<'a> Changes<'a> {
     }
 
     /// Takes a dead letter back into the outbox; `revive` makes the new row of it. One commit: it is never in both.
-    pub fn redrive(&mut self, id: Uuid, revive: impl FnOnce(DeadLetter) -> Changed<Row>) -> Changed<Arc<Row>> {
+    pub fn redrive(
+        &mut self,
+        id: Uuid,
+        revive: impl FnOnce(DeadLetter) -> Changed<Row>,
+    ) -> Changed<Arc<Row>> {
         let letter = self.dead_letter(id)?;
         let row = Arc::new(revive(letter)?);
         self.txn.open_table(DEAD_LETTERS)?.remove(id.as_u128())?;
-        self.txn.open_table(OUTBOX)?.insert(row.execution_id.as_u128(), codec::encode(row.as_ref()).as_slice())?;
+        self.txn
+            .open_table(OUTBOX)?
+            .insert(row.execution_id.as_u128(), codec::encode(row.as_ref()).as_slice())?;
         self.enqueued.push(row.clone());
         Ok(row)
     }
@@ -409,7 +427,9 @@ fn check_room(have: usize, most: usize, what: &str) -> Changed<()> {
     if have < most {
         return Ok(());
     }
-    Err(ChangeError::Conflict(format!("this device holds {have} {what}, as many as it may; remove one first")))
+    Err(ChangeError::Conflict(format!(
+        "this device holds {have} {what}, as many as it may; remove one first"
+    )))
 }
 
 fn put<T: Stored>(

@@ -40,7 +40,8 @@ stored!(
 /// Writes `value` as it is stored today.
 pub(crate) fn encode<T: Stored>(value: &T) -> Vec<u8> {
     let start = vec![T::VERSION];
-    postcard::to_extend(value, start).expect("writing to memory does not fail, and no stored type refuses to be written")
+    postcard::to_extend(value, start)
+        .expect("writing to memory does not fail, and no stored type refuses to be written")
 }
 
 /// Reads what [`encode`] wrote, or says why it cannot be that.

@@ -14,8 +14,8 @@ use super::catalog::Catalog;
 use super::codec::{self, Stored};
 use super::log::LogTail;
 use super::tables::{
-    APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_SCHEMA, OUTBOX, ROUTES, SCHEMA, SCRIPTS,
-    VERSIONS,
+    APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_SCHEMA, OUTBOX, ROUTES,
+    SCHEMA, SCRIPTS, VERSIONS,
 };
 use super::{Error, writer::Recovered};
 use crate::model::Row;
@@ -167,7 +167,10 @@ fn read_catalog(txn: &WriteTransaction) -> Result<Catalog, Error> {
 
 type Shelf<T> = Arc<std::collections::BTreeMap<Uuid, Arc<T>>>;
 
-fn read_table<T: Stored>(txn: &WriteTransaction, table: TableDefinition<'_, u128, &[u8]>) -> Result<Shelf<T>, Error> {
+fn read_table<T: Stored>(
+    txn: &WriteTransaction,
+    table: TableDefinition<'_, u128, &[u8]>,
+) -> Result<Shelf<T>, Error> {
     let mut all = std::collections::BTreeMap::new();
     for entry in txn.open_table(table)?.iter()? {
         let (id, bytes) = entry?;

@@ -6,10 +6,10 @@ use std::str::FromStr;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use uuid::Uuid;
 
+use super::Error;
 use super::codec;
 use super::log::{self, BlockHead};
 use super::tables::{DEAD_LETTERS, LOG, LOG_INDEX, OUTBOX, VERSIONS};
-use super::Error;
 use crate::model::{DeadLetter, Ended, ExecutionRecord, Invalid, Row, UnixMs, Version};
 
 /// Blocks of the log that one search opens at the most; it goes on at the next page.
@@ -117,7 +117,12 @@ impl Snapshot {
     }
 
     /// Rows that have not ended and that `keep` picks, newest first, before the row `before`.
-    pub fn rows(&self, before: Option<Uuid>, limit: usize, keep: impl Fn(&Row) -> bool) -> Result<Page<Row>, Error> {
+    pub fn rows(
+        &self,
+        before: Option<Uuid>,
+        limit: usize,
+        keep: impl Fn(&Row) -> bool,
+    ) -> Result<Page<Row>, Error> {
         let table = self.txn.open_table(OUTBOX)?;
         let mut items: Vec<Row> = Vec::new();
         for entry in table.range(..before.map_or(u128::MAX, |id| id.as_u128()))?.rev() {
@@ -253,4 +258,3 @@ impl Snapshot {
         log::unpack(head, packed.value())
     }
 }
-

@@ -154,7 +154,8 @@ impl Store {
         });
         let applier = Applier::new(shared.clone(), opened.catalog, opened.tail, settings)?;
         let store = Store { shared };
-        let startable = Startable { store: store.clone(), db, applier, flush_interval: settings.flush_interval };
+        let startable =
+            Startable { store: store.clone(), db, applier, flush_interval: settings.flush_interval };
         Ok((store, opened.recovered, startable))
     }
 
@@ -165,7 +166,12 @@ impl Store {
 
     /// Accepts a row durably; `claimed` if its attempt begins as soon as it is. `reply` is called once it is
     /// durable, on the writer's thread: it must be quick.
-    pub fn enqueue(&self, row: Arc<Row>, claimed: bool, reply: impl FnOnce(Result<(), Error>) + Send + 'static) {
+    pub fn enqueue(
+        &self,
+        row: Arc<Row>,
+        claimed: bool,
+        reply: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
         self.post(Command::Enqueue { row, claimed, reply: Box::new(reply) }, true);
     }
 
@@ -201,9 +207,12 @@ impl Store {
             let wrote = match &made {
                 Ok(_) => Ok(true),
                 Err(ChangeError::Store(error)) => Err(error.clone()),
-                Err(ChangeError::NotFound { .. } | ChangeError::Conflict(_) | ChangeError::Invalid { .. }) => Ok(false),
+                Err(
+                    ChangeError::NotFound { .. } | ChangeError::Conflict(_) | ChangeError::Invalid { .. },
+                ) => Ok(false),
             };
-            let tell: Reply = Box::new(move |committed| reply(committed.map_err(ChangeError::from).and(made)));
+            let tell: Reply =
+                Box::new(move |committed| reply(committed.map_err(ChangeError::from).and(made)));
             (tell, wrote)
         };
         self.post(Command::Change(Box::new(change)), true);
@@ -332,7 +341,8 @@ impl Writer {
                 last_active = Instant::now();
             }
             let due = self.applier.waiting_since().is_some_and(|since| since.elapsed() >= self.flush_after());
-            let checkpoint = idle && self.applier.wants_checkpoint() && last_active.elapsed() >= CHECKPOINT_AFTER;
+            let checkpoint =
+                idle && self.applier.wants_checkpoint() && last_active.elapsed() >= CHECKPOINT_AFTER;
             if let Err(error) = self.apply(&mut commands, due || closing, checkpoint || closing) {
                 return self.break_down(&error);
             }
@@ -350,7 +360,8 @@ impl Writer {
                 break;
             }
             let flush = self.applier.waiting_since().map(|since| since + self.flush_after());
-            let flush = flush.or_else(|| (!queue.commands.is_empty()).then(|| Instant::now() + self.flush_interval / 4));
+            let flush = flush
+                .or_else(|| (!queue.commands.is_empty()).then(|| Instant::now() + self.flush_interval / 4));
             let checkpoint = self.applier.wants_checkpoint().then(|| last_active + CHECKPOINT_AFTER);
             let Some(wake_at) = flush.into_iter().chain(checkpoint).min() else {
                 queue.dormant = true;
@@ -358,7 +369,10 @@ impl Writer {
                 queue.dormant = false;
                 continue;
             };
-            let Some(left) = wake_at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { break };
+            let Some(left) = wake_at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            else {
+                break;
+            };
             let (locked, waited) =
                 self.shared.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner);
             queue = locked;

@@ -59,7 +59,8 @@ impl Office {
             Method::GET => Ok(reply::json(StatusCode::OK, app.as_ref())),
             Method::PATCH => {
                 let patch: AppPatch = call.json().await?;
-                let app = self.change(move |changes| changes.update_app(app.id, patch, UnixMs::now())).await?;
+                let app =
+                    self.change(move |changes| changes.update_app(app.id, patch, UnixMs::now())).await?;
                 Ok(reply::json(StatusCode::OK, app.as_ref()))
             }
             Method::DELETE => {
@@ -88,7 +89,8 @@ impl Office {
             Method::POST => {
                 let NewDomain { pattern } = call.json().await?;
                 let now = UnixMs::now();
-                let domain = Domain { id: Uuid::now_v7(), app_id: app, pattern, created_at: now, updated_at: now };
+                let domain =
+                    Domain { id: Uuid::now_v7(), app_id: app, pattern, created_at: now, updated_at: now };
                 let domain = self.change(move |changes| changes.create_domain(domain)).await?;
                 Ok(reply::json(StatusCode::CREATED, domain.as_ref()))
             }
@@ -103,7 +105,8 @@ impl Office {
             Method::PATCH => {
                 let patch: DomainPatch = call.json().await?;
                 let pattern = patch.pattern.unwrap_or_else(|| domain.pattern.clone());
-                let change = self.change(move |changes| changes.update_domain(domain.id, pattern, UnixMs::now()));
+                let change =
+                    self.change(move |changes| changes.update_domain(domain.id, pattern, UnixMs::now()));
                 Ok(reply::json(StatusCode::OK, change.await?.as_ref()))
             }
             Method::DELETE => {
@@ -116,7 +119,10 @@ impl Office {
 
     fn find_domain(&self, app: Uuid, id: &str) -> Result<Arc<Domain>, Refusal> {
         let catalog = self.store.catalog();
-        let found = Uuid::try_parse(id).ok().and_then(|id| catalog.domains.get(&id)).filter(|domain| domain.app_id == app);
+        let found = Uuid::try_parse(id)
+            .ok()
+            .and_then(|id| catalog.domains.get(&id))
+            .filter(|domain| domain.app_id == app);
         found.cloned().ok_or_else(|| Refusal::not_found(format!("domain not found: {id}")))
     }
 }

@@ -127,13 +127,24 @@ impl Office {
 }
 
 /// The next letters of a bulk command: those that were dead when it began.
-fn pick(changes: &Changes<'_>, whose: Whose, began: UnixMs, passed: &HashSet<Uuid>) -> Result<Vec<Uuid>, ChangeError> {
+fn pick(
+    changes: &Changes<'_>,
+    whose: Whose,
+    began: UnixMs,
+    passed: &HashSet<Uuid>,
+) -> Result<Vec<Uuid>, ChangeError> {
     changes.dead_letter_ids(BATCH, |letter| {
-        letter.died_at <= began && whose.takes(letter.row.app_id, letter.row.script_id) && !passed.contains(&letter.id)
+        letter.died_at <= began
+            && whose.takes(letter.row.app_id, letter.row.script_id)
+            && !passed.contains(&letter.id)
     })
 }
 
-fn redrive(changes: &mut Changes<'_>, id: Uuid, version: WhichVersion) -> Result<std::sync::Arc<Row>, ChangeError> {
+fn redrive(
+    changes: &mut Changes<'_>,
+    id: Uuid,
+    version: WhichVersion,
+) -> Result<std::sync::Arc<Row>, ChangeError> {
     let catalog = changes.catalog().clone();
     changes.redrive(id, move |letter| {
         let script = letter.row.script_id;
@@ -160,7 +171,8 @@ fn redrive(changes: &mut Changes<'_>, id: Uuid, version: WhichVersion) -> Result
 }
 
 fn letter_id(text: &str) -> Result<Uuid, Refusal> {
-    Uuid::try_parse(text).map_err(|_| Refusal::bad_request(format_args!("\"{text}\" is not a dead letter id")))
+    Uuid::try_parse(text)
+        .map_err(|_| Refusal::bad_request(format_args!("\"{text}\" is not a dead letter id")))
 }
 
 fn unknown(id: Uuid) -> Refusal {
@@ -174,7 +186,9 @@ fn view(letter: &DeadLetter) -> Value {
         .request
         .headers
         .iter()
-        .map(|(name, value)| (name.clone(), if secret(name) { "[redacted]".into() } else { value.as_str().into() }))
+        .map(|(name, value)| {
+            (name.clone(), if secret(name) { "[redacted]".into() } else { value.as_str().into() })
+        })
         .collect();
     json!({
         "id": letter.id,

@@ -51,7 +51,10 @@ impl Office {
             (&Method::GET, [id]) => {
                 let wait = call.parsed::<u64>("wait")?.unwrap_or(0);
                 if wait > WAIT_SECONDS_MAX {
-                    return Err(Refusal::invalid("wait", format!("is {wait}; at most {WAIT_SECONDS_MAX} seconds are allowed")));
+                    return Err(Refusal::invalid(
+                        "wait",
+                        format!("is {wait}; at most {WAIT_SECONDS_MAX} seconds are allowed"),
+                    ));
                 }
                 let found = self.wait_for(execution_id(id)?, Duration::from_secs(wait)).await?;
                 Ok(reply::json(StatusCode::OK, &found))
@@ -158,7 +161,9 @@ impl Office {
             (_, Some(record)) => Ok((record_view(&record), true)),
             (Some(row), None) => Ok((self.row_view(&row), false)),
             // A direct call is on a bench without a row.
-            (None, None) if self.dispatch.executor().is_running(id) => Ok((json!({ "id": id, "status": "running" }), false)),
+            (None, None) if self.dispatch.executor().is_running(id) => {
+                Ok((json!({ "id": id, "status": "running" }), false))
+            }
             (None, None) => Err(unknown(id)),
         }
     }
@@ -207,7 +212,10 @@ impl Office {
             let mut named = catalog.scripts.values().filter(|s| s.name.as_str() == text && in_app(s.app_id));
             match (named.next(), named.next()) {
                 (Some(script), None) => Ok(script.id),
-                (Some(_), Some(_)) => Err(Refusal::invalid("script", "is a name in several apps; name the app too, or give the id")),
+                (Some(_), Some(_)) => Err(Refusal::invalid(
+                    "script",
+                    "is a name in several apps; name the app too, or give the id",
+                )),
                 (None, _) => Err(Refusal::not_found(format!("script not found: {text}"))),
             }
         };
@@ -217,7 +225,9 @@ impl Office {
 
     fn since(&self, call: &Call) -> Result<Option<UnixMs>, Refusal> {
         let parse = |text: &str| {
-            UnixMs::parse(text).ok_or_else(|| Refusal::invalid("since", "must be an RFC 3339 instant like 2026-01-31T07:00:00Z"))
+            UnixMs::parse(text).ok_or_else(|| {
+                Refusal::invalid("since", "must be an RFC 3339 instant like 2026-01-31T07:00:00Z")
+            })
         };
         call.param("since").map(parse).transpose()
     }

@@ -47,8 +47,12 @@ pub(super) struct List<T> {
 impl Call {
     pub(super) fn new(parts: &Parts, body: Incoming, page_limit_max: usize) -> Call {
         let query = parts.uri.query().unwrap_or_default();
-        let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
-        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let decode =
+            |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+        let pairs = query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let query = pairs.map(|(name, value)| (decode(name), decode(value))).collect();
         Call { method: parts.method.clone(), query, body, page_limit_max }
     }
@@ -74,10 +78,15 @@ impl Call {
 
     /// The body as a `T`. 400 if it is no JSON, 422 that names the field if it is the wrong JSON.
     pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, Refusal> {
-        let bytes = body::read(self.body, BODY_BYTES_MAX, BODY_TIME_MAX).await.map_err(|unread| match unread {
-            Unread::TooLarge(_) => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("body read failed: {unread}")),
-            Unread::TooSlow(_) | Unread::Broken(_) => Refusal::bad_request(format!("body read failed: {unread}")),
-        })?;
+        let bytes =
+            body::read(self.body, BODY_BYTES_MAX, BODY_TIME_MAX).await.map_err(|unread| match unread {
+                Unread::TooLarge(_) => {
+                    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("body read failed: {unread}"))
+                }
+                Unread::TooSlow(_) | Unread::Broken(_) => {
+                    Refusal::bad_request(format!("body read failed: {unread}"))
+                }
+            })?;
         parse(if bytes.is_empty() { b"{}" } else { &bytes })
     }
 }
@@ -108,12 +117,16 @@ pub(super) fn page_of<T, V: Serialize>(
     let page: Vec<(Uuid, Arc<T>)> = rest.by_ref().take(paging.limit).collect();
     let more = rest.next().is_some();
     let next_cursor = page.last().filter(|_| more).map(|(id, _)| id.to_string());
-    Ok(reply::json(StatusCode::OK, &List { items: page.iter().map(|(_, item)| view(item)).collect(), next_cursor }))
+    Ok(reply::json(
+        StatusCode::OK,
+        &List { items: page.iter().map(|(_, item)| view(item)).collect(), next_cursor },
+    ))
 }
 
 /// A cursor that is an id.
 pub(super) fn parse_cursor(text: &str) -> Result<Uuid, Refusal> {
-    Uuid::try_parse(text).map_err(|_| Refusal::invalid("cursor", "must be the next_cursor of an earlier page"))
+    Uuid::try_parse(text)
+        .map_err(|_| Refusal::invalid("cursor", "must be the next_cursor of an earlier page"))
 }
 
 #[cfg(test)]

@@ -36,12 +36,24 @@ struct KeyView<'a> {
 impl<'a> KeyView<'a> {
     fn of(key: &'a Key, secret: Option<&'a str>) -> KeyView<'a> {
         let Key { id, name, hash: _, hint, expires_at, created_at, updated_at } = key;
-        KeyView { id: *id, name, hint, expires_at: *expires_at, created_at: *created_at, updated_at: *updated_at, secret }
+        KeyView {
+            id: *id,
+            name,
+            hint,
+            expires_at: *expires_at,
+            created_at: *created_at,
+            updated_at: *updated_at,
+            secret,
+        }
     }
 }
 
 /// Makes a secret of 256 random bits, and the key that holds its hash.
-pub fn new_secret(name: Name, expires_at: Option<UnixMs>, now: UnixMs) -> Result<(String, Key), getrandom::Error> {
+pub fn new_secret(
+    name: Name,
+    expires_at: Option<UnixMs>,
+    now: UnixMs,
+) -> Result<(String, Key), getrandom::Error> {
     let mut bits = [0u8; 32];
     getrandom::fill(&mut bits)?;
     let mut secret = "pic_".to_owned();

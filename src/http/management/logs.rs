@@ -49,7 +49,8 @@ impl Wanted {
         if !self.whose.takes(record.app_id, record.script_id) {
             return Vec::new();
         }
-        let began = record.finished_at.0.saturating_sub(i64::try_from(record.duration_us / 1000).unwrap_or(0));
+        let began =
+            record.finished_at.0.saturating_sub(i64::try_from(record.duration_us / 1000).unwrap_or(0));
         let line = |at: UnixMs, level: &str, message: &str| Line {
             at,
             level: level.to_owned(),
@@ -64,7 +65,10 @@ impl Wanted {
             line(at, &log.level, &log.message)
         });
         let failed = record.error.iter().map(|error| line(record.finished_at, "error", error));
-        written.chain(failed).filter(|line| self.text.as_ref().is_none_or(|text| line.message.contains(text))).collect()
+        written
+            .chain(failed)
+            .filter(|line| self.text.as_ref().is_none_or(|text| line.message.contains(text)))
+            .collect()
     }
 }
 
@@ -78,7 +82,11 @@ impl Office {
         let limit = paging.limit;
         let (items, next) = self
             .read(move |snapshot| {
-                let filter = ExecutionFilter { app_id: wanted.whose.app, script_id: wanted.whose.script, ..Default::default() };
+                let filter = ExecutionFilter {
+                    app_id: wanted.whose.app,
+                    script_id: wanted.whose.script,
+                    ..Default::default()
+                };
                 let mut page = LinePage { items: Vec::new(), limit, next: None };
                 let stopped = snapshot.scan(&filter, from.map(LineCursor::scan_before), |at, record| {
                     let skip = from.filter(|from| from.at == at).map_or(0, |from| from.lines);

@@ -45,7 +45,8 @@ impl Office {
 
     fn traffic(&self, text: &mut Exposition) {
         let answers = self.info.answers.each_ref().map(|count| count.load(Relaxed));
-        let labels = ["{class=\"1xx\"}", "{class=\"2xx\"}", "{class=\"3xx\"}", "{class=\"4xx\"}", "{class=\"5xx\"}"];
+        let labels =
+            ["{class=\"1xx\"}", "{class=\"2xx\"}", "{class=\"3xx\"}", "{class=\"4xx\"}", "{class=\"5xx\"}"];
         let samples: Vec<(&str, &dyn Display)> =
             labels.into_iter().zip(&answers).map(|(label, count)| (label, count as &dyn Display)).collect();
         text.metric("http_responses_total", "counter", "Answers by class of status.", &samples);
@@ -57,7 +58,12 @@ impl Office {
     fn work(&self, text: &mut Exposition) {
         let tally = self.dispatch.tally();
         let ended = tally.ended.each_ref().map(|count| count.load(Relaxed));
-        let labels = ["{status=\"success\"}", "{status=\"error\"}", "{status=\"timeout\"}", "{status=\"budget_exceeded\"}"];
+        let labels = [
+            "{status=\"success\"}",
+            "{status=\"error\"}",
+            "{status=\"timeout\"}",
+            "{status=\"budget_exceeded\"}",
+        ];
         let samples: Vec<(&str, &dyn Display)> =
             labels.into_iter().zip(&ended).map(|(label, count)| (label, count as &dyn Display)).collect();
         text.metric("executions_total", "counter", "Executions that ended, by status.", &samples);
@@ -65,13 +71,26 @@ impl Office {
         text.counter("dead_letters_total", "Executions that ended as dead letters.", &tally.dead);
         let (inbox, executor) = (self.dispatch.inbox(), self.dispatch.executor());
         text.gauge("inbox_waiting", "Callers that wait for an answer.", inbox.waiting());
-        text.metric("inbox_abandoned_total", "counter", "Answers that found nobody.", &[("", &inbox.abandoned())]);
+        text.metric(
+            "inbox_abandoned_total",
+            "counter",
+            "Answers that found nobody.",
+            &[("", &inbox.abandoned())],
+        );
         let (waiting, running) = executor.load();
         text.gauge("executor_threads", "Threads that run scripts.", executor.benches());
         text.gauge("executor_running", "Scripts running now.", running);
         text.gauge("executor_queue", "Runs that wait for a thread.", waiting);
-        text.counter("executor_overloaded_total", "Runs refused because the queue was full.", &executor.tally().overloaded);
-        text.counter("executor_leaked_bytes_total", "Bytes that runs left behind.", &executor.tally().leaked_bytes);
+        text.counter(
+            "executor_overloaded_total",
+            "Runs refused because the queue was full.",
+            &executor.tally().overloaded,
+        );
+        text.counter(
+            "executor_leaked_bytes_total",
+            "Bytes that runs left behind.",
+            &executor.tally().leaked_bytes,
+        );
         let (ready, scheduled) = self.dispatch.waiting();
         text.gauge("dispatcher_ready", "Async rows that are due.", ready);
         text.gauge("dispatcher_scheduled", "Async rows that wait for their time.", scheduled);
@@ -82,7 +101,11 @@ impl Office {
         text.gauge("outbox_rows", "Rows in the outbox.", load.outbox_rows.load(Relaxed));
         text.gauge("outbox_bytes", "Bytes of the rows in the outbox.", load.outbox_bytes.load(Relaxed));
         text.gauge("dead_letters", "Dead letters kept.", load.dead_letters.load(Relaxed));
-        text.counter("dead_letters_dropped_total", "Dead letters dropped for want of room.", &load.dead_letters_dropped);
+        text.counter(
+            "dead_letters_dropped_total",
+            "Dead letters dropped for want of room.",
+            &load.dead_letters_dropped,
+        );
         text.gauge("execution_log_bytes", "Bytes of the execution log.", load.log_bytes.load(Relaxed));
         text.counter("store_commands_total", "Commands the writer took.", &load.commands);
         text.counter("store_commits_total", "Transactions committed.", &load.commits);

@@ -59,7 +59,7 @@ impl Network {
 
 /// All desks of the management API.
 #[derive(Clone)]
-pub struct Office {
+pub(super) struct Office {
     pub(super) store: Store,
     pub(super) dispatch: Dispatch,
     pub(super) auth: Auth,
@@ -71,12 +71,20 @@ pub struct Office {
 
 impl Office {
     /// Serves one request under `/api`.
-    pub async fn serve(&self, table: &Arc<RouteTable>, parts: Parts, body: Incoming, peer: IpAddr) -> Outcome {
+    pub(super) async fn serve(
+        &self,
+        table: &Arc<RouteTable>,
+        parts: Parts,
+        body: Incoming,
+        peer: IpAddr,
+    ) -> Outcome {
         let path = parts.uri.path().to_owned();
         let unknown = || Refusal::not_found(format!("no such endpoint: {} {path}", parts.method));
         let Some(below) = path.strip_prefix("/api/v1/") else { return Err(unknown()) };
         if !self.network.admits(peer) {
-            let message = format!("management is refused to {peer}: it is not in a local network nor in management.allow");
+            let message = format!(
+                "management is refused to {peer}: it is not in a local network nor in management.allow"
+            );
             return Err(Refusal::new(StatusCode::FORBIDDEN, message));
         }
         let segments: Vec<&str> = below.split('/').collect();
@@ -124,13 +132,19 @@ impl Office {
     /// The app with this id or slug.
     fn find_app(&self, id_or_slug: &str) -> Result<Arc<App>, Refusal> {
         let catalog = self.store.catalog();
-        catalog.app(id_or_slug).cloned().ok_or_else(|| Refusal::not_found(format!("app not found: {id_or_slug}")))
+        catalog
+            .app(id_or_slug)
+            .cloned()
+            .ok_or_else(|| Refusal::not_found(format!("app not found: {id_or_slug}")))
     }
 
     /// The script of this app with this id.
     fn find_script(&self, app: Uuid, id: &str) -> Result<Arc<Script>, Refusal> {
         let catalog = self.store.catalog();
-        let found = Uuid::try_parse(id).ok().and_then(|id| catalog.scripts.get(&id)).filter(|script| script.app_id == app);
+        let found = Uuid::try_parse(id)
+            .ok()
+            .and_then(|id| catalog.scripts.get(&id))
+            .filter(|script| script.app_id == app);
         found.cloned().ok_or_else(|| Refusal::not_found(format!("script not found: {id}")))
     }
 
@@ -197,7 +211,17 @@ mod tests {
     #[test]
     fn near_peers_manage_and_far_ones_where_allowed() {
         let network = Network { allow: vec!["203.0.113.0/24".parse().unwrap()] };
-        for near in ["127.0.0.1", "10.1.2.3", "192.168.0.9", "172.16.0.1", "169.254.1.1", "::1", "fe80::1", "fd00::1", "203.0.113.7"] {
+        for near in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "192.168.0.9",
+            "172.16.0.1",
+            "169.254.1.1",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "203.0.113.7",
+        ] {
             assert!(network.admits(near.parse().unwrap()), "{near}");
         }
         for far in ["8.8.8.8", "172.32.0.1", "2001:db8::1", "203.0.114.7"] {

@@ -43,7 +43,13 @@ struct Question {
 }
 
 impl Office {
-    pub(super) async fn routes(&self, call: Call, table: &Arc<RouteTable>, app: Uuid, rest: &[&str]) -> Outcome {
+    pub(super) async fn routes(
+        &self,
+        call: Call,
+        table: &Arc<RouteTable>,
+        app: Uuid,
+        rest: &[&str],
+    ) -> Outcome {
         match rest {
             [] => self.route_list(call, app).await,
             ["match"] if call.method == Method::POST => {
@@ -108,7 +114,10 @@ impl Office {
 
     fn find_route(&self, app: Uuid, id: &str) -> Result<Arc<Route>, Refusal> {
         let catalog = self.store.catalog();
-        let found = Uuid::try_parse(id).ok().and_then(|id| catalog.routes.get(&id)).filter(|route| route.app_id == app);
+        let found = Uuid::try_parse(id)
+            .ok()
+            .and_then(|id| catalog.routes.get(&id))
+            .filter(|route| route.app_id == app);
         found.cloned().ok_or_else(|| Refusal::not_found(format!("route not found: {id}")))
     }
 }
@@ -129,6 +138,7 @@ fn which(question: &Question, table: &RouteTable, app: Uuid) -> serde_json::Valu
     let Some(found) = found else {
         return json!({ "matched": false, "error": format!("no route matches {} {path}", question.method) });
     };
-    let params: serde_json::Map<_, _> = found.params.into_iter().map(|(name, value)| (name, value.into())).collect();
+    let params: serde_json::Map<_, _> =
+        found.params.into_iter().map(|(name, value)| (name, value.into())).collect();
     json!({ "matched": true, "route": found.target.route.as_ref(), "params": params, "rest": found.rest })
 }

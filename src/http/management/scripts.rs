@@ -124,7 +124,8 @@ impl Office {
                 if let Some(source) = patch.source.clone() {
                     check_compiles(source).await?;
                 }
-                let change = self.change(move |changes| changes.update_script(script.id, patch, UnixMs::now()));
+                let change =
+                    self.change(move |changes| changes.update_script(script.id, patch, UnixMs::now()));
                 self.reply_with_source(StatusCode::OK, change.await?).await
             }
             Method::DELETE => {
@@ -164,9 +165,10 @@ impl Office {
 
 fn check_timeout(seconds: Option<u16>) -> Result<(), Refusal> {
     match seconds {
-        Some(seconds) if !(1..=TIMEOUT_SECONDS_MAX).contains(&seconds) => {
-            Err(Refusal::invalid("timeout_seconds", format!("is {seconds}; 1 to {TIMEOUT_SECONDS_MAX} are allowed")))
-        }
+        Some(seconds) if !(1..=TIMEOUT_SECONDS_MAX).contains(&seconds) => Err(Refusal::invalid(
+            "timeout_seconds",
+            format!("is {seconds}; 1 to {TIMEOUT_SECONDS_MAX} are allowed"),
+        )),
         _ => Ok(()),
     }
 }
@@ -176,7 +178,8 @@ async fn check_compiles(source: ScriptSource) -> Result<(), Refusal> {
     let compiled = blocking(move || script::compile(&source).map(drop)).await?;
     compiled.map_err(|error| {
         let mut refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error.message.clone());
-        refusal.more = vec![("line", error.line.into()), ("column", error.column.into()), ("field", "source".into())];
+        refusal.more =
+            vec![("line", error.line.into()), ("column", error.column.into()), ("field", "source".into())];
         refusal
     })
 }

@@ -48,7 +48,10 @@ impl Office {
     /// The process runs and its store works.
     pub(super) fn health(&self) -> Outcome {
         if self.store.is_broken() {
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the store failed; PiCloud is about to restart"));
+            return Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store failed; PiCloud is about to restart",
+            ));
         }
         Ok(reply::json(StatusCode::OK, &json!({ "status": "ok" })))
     }
