@@ -143,7 +143,10 @@ pub(crate) mod tests {
                     waits.push(wait.as_secs());
                     now = now.plus(wait);
                 }
-                next => break assert_eq!(next, Next::Dead("attempts")),
+                next => {
+                    assert_eq!(next, Next::Dead("attempts"));
+                    break;
+                }
             }
         }
         assert_eq!(waits, [2, 8, 32, 128, 512], "2 s x 4^n over 6 attempts");
