@@ -119,7 +119,10 @@ fn raw_body(body: &Dynamic, bytes_max: usize) -> Result<Option<Bytes>, Fault> {
 }
 
 fn encode_body(body: &Dynamic, bytes_max: usize, what: &str) -> Result<Bytes, Fault> {
-    encode::to_json(body, bytes_max).map(boxed).map_err(|why: EncodeError| invalid(format!("{what} {why}")))
+    encode::to_json(body, bytes_max).map(boxed).map_err(|why| match why {
+        EncodeError::Memory => Fault::new(FaultKind::Memory, format!("{what} {why}")),
+        EncodeError::Depth | EncodeError::Size(_) | EncodeError::Kind(_) => invalid(format!("{what} {why}")),
+    })
 }
 
 /// Without spare capacity, so that the bytes held are the bytes counted.
