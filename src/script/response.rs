@@ -20,10 +20,10 @@ pub struct Response {
 impl Response {
     /// Reads a script's value: a map with `status_code` is a response, anything else the body of a 200.
     pub(super) fn read(value: &Dynamic, bytes_max: usize) -> Result<Response, Fault> {
-        if let Ok(map) = value.as_map_ref() {
-            if let Some(status) = map.get("status_code") {
-                return read_map(&map, status, bytes_max);
-            }
+        if let Ok(map) = value.as_map_ref()
+            && let Some(status) = map.get("status_code")
+        {
+            return read_map(&map, status, bytes_max);
         }
         let body = encode_body(value, bytes_max, "the value returned")?;
         Ok(Response { status: 200, headers: vec![json_type()], body })

@@ -130,7 +130,8 @@ fn splitting(module: &mut Module) {
 /// Functions that hold two more copies of a string for a moment: not of one over the limit.
 fn changing(module: &mut Module) {
     type Text = ImmutableString;
-    let cases: [(&str, &str, fn(&str) -> String); 2] =
+    type Case = fn(&str) -> String;
+    let cases: [(&str, &str, Case); 2] =
         [("to_upper", "make_upper", str::to_uppercase), ("to_lower", "make_lower", str::to_lowercase)];
     for (gives, changes, convert) in cases {
         let function = FuncRegistration::new(gives).with_purity(true);
