@@ -191,7 +191,7 @@ impl Node {
     fn insert(&mut self, target: Arc<Target>) {
         let path = target.route.path.normalised().into_owned();
         let mut node = self;
-        for segment in path.trim_start_matches('/').split('/') {
+        for segment in path.split('/').skip(1) {
             match segment.strip_prefix('{') {
                 Some(name) if name.starts_with('*') => return node.rest.insert(target),
                 Some(_) => node = node.param.get_or_insert_default(),

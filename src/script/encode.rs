@@ -2,6 +2,8 @@
 
 use rhai::Dynamic;
 
+use super::alloc;
+
 /// Deepest nesting that has a JSON form here. A value that holds itself is found by it.
 const DEPTH_MAX: usize = 64;
 
@@ -14,6 +16,9 @@ pub(super) enum EncodeError {
     /// Its JSON text is too long.
     #[error("has a JSON form longer than {0} bytes")]
     Size(usize),
+    /// The run's memory budget is gone.
+    #[error("does not fit into the memory of this run")]
+    Memory,
     /// It holds something that JSON cannot say.
     #[error("holds a {0}, which has no JSON form")]
     Kind(String),
@@ -135,6 +140,11 @@ impl Writer {
     fn put(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
         if bytes.len() > self.bytes_max - self.out.len() {
             return Err(EncodeError::Size(self.bytes_max));
+        }
+        let free = self.out.capacity() - self.out.len();
+        // A full vector doubles: for a moment it is there twice.
+        if bytes.len() > free && (self.out.len() + bytes.len()).saturating_mul(2) > alloc::room() {
+            return Err(EncodeError::Memory);
         }
         self.out.extend_from_slice(bytes);
         Ok(())

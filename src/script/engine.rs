@@ -1,7 +1,7 @@
 //! A bench: one engine, reused from run to run on one thread, with the limits of each run set anew.
 //!
 //! Building an engine costs microseconds, so it is kept; only a panic of native code makes the bench build another.
-//! A bench needs a stack of [`STACK_BYTES`].
+//! A bench needs a stack of [`stack_bytes`].
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,9 +18,12 @@ use super::{
     Control, Fault, FaultKind, Input, Limits, Outcome, Program, Response, faults, guards, program, sdk,
 };
 
-/// Stack of a bench's thread. Closures may nest as deep as the memory budget allows, and are freed recursively;
-/// what is not touched costs only address space.
-pub const STACK_BYTES: usize = 256 * 1024 * 1024;
+/// Stack that a bench's thread needs where no run gets more memory than `memory_bytes`. Closures may hold each other in
+/// a chain as long as the memory allows, and are freed recursively: at 64 MiB of memory, 128 MiB of stack overflow and
+/// take the process down, 256 MiB do not. What is not touched costs only address space.
+pub fn stack_bytes(memory_bytes: u64) -> usize {
+    usize::try_from(memory_bytes.saturating_mul(5)).unwrap_or(usize::MAX).saturating_add(8 * 1024 * 1024)
+}
 
 /// Runs programs, one at a time.
 #[derive(Debug)]
@@ -175,4 +178,12 @@ fn keep_panics_quiet() {
             }
         }));
     });
+}
+
+#[cfg(test)]
+impl Bench {
+    /// Registers a native function that panics.
+    pub(super) fn panic_on(&mut self, name: &str) {
+        self.engine.register_fn(name, || -> i64 { panic!("boom") });
+    }
 }

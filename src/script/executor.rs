@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::cache::Programs;
 use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome};
-use super::{Bench, Ceilings, Limits, Program, STACK_BYTES};
+use super::{Bench, Ceilings, Limits, Program, stack_bytes};
 use crate::model::Row;
 use crate::store::Store;
 
@@ -133,10 +133,11 @@ impl Executor {
             settings,
             tally: Tally::default(),
         });
+        let stack = stack_bytes(shared.settings.ceilings.memory_bytes);
         let mut threads = Vec::with_capacity(benches);
         for number in 0..benches {
             let shared = shared.clone();
-            let builder = thread::Builder::new().name(format!("bench-{number}")).stack_size(STACK_BYTES);
+            let builder = thread::Builder::new().name(format!("bench-{number}")).stack_size(stack);
             threads.push(builder.spawn(move || Worker { shared, number }.run())?);
         }
         *lock(&shared.threads) = threads;

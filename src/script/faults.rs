@@ -73,12 +73,10 @@ fn too_large(what: &str, limits: &Limits) -> String {
 
 /// What was thrown: a text as it is, anything else as JSON, and what has no JSON form as it prints.
 fn thrown(value: &rhai::Dynamic) -> String {
-    if !value.is_string() {
-        if let Ok(json) = encode::to_json(value, MESSAGE_BYTES_MAX) {
-            return String::from_utf8_lossy(&json).into_owned();
-        }
+    match encode::to_json(value, MESSAGE_BYTES_MAX) {
+        Ok(json) if !value.is_string() => String::from_utf8_lossy(&json).into_owned(),
+        Ok(_) | Err(_) => text::display_cut(value, MESSAGE_BYTES_MAX),
     }
-    text::display_cut(value, MESSAGE_BYTES_MAX)
 }
 
 fn placed(message: &str, position: Position) -> String {

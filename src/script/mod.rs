@@ -6,6 +6,8 @@
 //! the management API compiles what it stores.
 
 pub mod alloc;
+#[cfg(test)]
+mod bomb_tests;
 mod cache;
 mod context;
 mod convert;
@@ -29,7 +31,7 @@ mod watch;
 
 pub use cache::{PROGRAM_BYTES_DEFAULT, Programs};
 pub use convert::check_json;
-pub use engine::{Bench, STACK_BYTES};
+pub use engine::{Bench, stack_bytes};
 pub use executor::{Executor, Finished, Job, Lane, Settings, Tally, WAIT_SLACK};
 pub use limits::{Ceilings, Limits};
 pub use program::{CompileError, Program, compile};

@@ -20,10 +20,10 @@ pub struct Response {
 impl Response {
     /// Reads a script's value: a map with `status_code` is a response, anything else the body of a 200.
     pub(super) fn read(value: &Dynamic, bytes_max: usize) -> Result<Response, Fault> {
-        if let Ok(map) = value.as_map_ref() {
-            if let Some(status) = map.get("status_code") {
-                return read_map(&map, status, bytes_max);
-            }
+        if let Ok(map) = value.as_map_ref()
+            && let Some(status) = map.get("status_code")
+        {
+            return read_map(&map, status, bytes_max);
         }
         let body = encode_body(value, bytes_max, "the value returned")?;
         Ok(Response { status: 200, headers: vec![json_type()], body })
@@ -119,7 +119,10 @@ fn raw_body(body: &Dynamic, bytes_max: usize) -> Result<Option<Bytes>, Fault> {
 }
 
 fn encode_body(body: &Dynamic, bytes_max: usize, what: &str) -> Result<Bytes, Fault> {
-    encode::to_json(body, bytes_max).map(boxed).map_err(|why: EncodeError| invalid(format!("{what} {why}")))
+    encode::to_json(body, bytes_max).map(boxed).map_err(|why| match why {
+        EncodeError::Memory => Fault::new(FaultKind::Memory, format!("{what} {why}")),
+        EncodeError::Depth | EncodeError::Size(_) | EncodeError::Kind(_) => invalid(format!("{what} {why}")),
+    })
 }
 
 /// Without spare capacity, so that the bytes held are the bytes counted.

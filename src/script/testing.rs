@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::model::{Body, InboxId, Kind, Principal, Request, Row, UnixMs};
 
-use super::{Bench, Control, Fault, FaultKind, Input, Limits, Outcome, STACK_BYTES, compile};
+use super::{Bench, Control, Fault, FaultKind, Input, Limits, Outcome, compile, stack_bytes};
 
 /// A row with a bit of everything in it.
 pub(super) fn row() -> Row {
@@ -47,7 +47,7 @@ pub(super) fn row() -> Row {
 
 /// Does `work` on a thread such as benches have.
 pub(super) fn on_a_bench<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work).unwrap();
+    let thread = std::thread::Builder::new().stack_size(stack_bytes(64 * 1024 * 1024)).spawn(work).unwrap();
     thread.join().unwrap()
 }
 

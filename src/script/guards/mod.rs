@@ -7,6 +7,7 @@
 
 mod strings;
 mod values;
+mod windows;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ pub(super) fn module(watch: &Arc<Watch>) -> Module {
     let mut module = Module::new();
     strings::register(&mut module, watch);
     values::register(&mut module, watch);
+    windows::register(&mut module);
     module
 }
 

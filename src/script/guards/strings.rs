@@ -6,6 +6,7 @@ use rhai::{Array, Dynamic, FuncRegistration, ImmutableString, Module, NativeCall
 
 use super::super::text;
 use super::super::watch::{Stop, Watch};
+use super::windows::window;
 use super::{Raised, check_items, check_string, string_too_long};
 
 /// Adds the overrides.
@@ -13,7 +14,7 @@ pub(super) fn register(module: &mut Module, watch: &Arc<Watch>) {
     replacing(module);
     padding(module);
     splitting(module);
-    cutting(module);
+    changing(module);
     printing(module, watch);
 }
 
@@ -21,13 +22,6 @@ pub(super) fn register(module: &mut Module, watch: &Arc<Watch>) {
 macro_rules! pure {
     ($module:ident, $name:literal, $function:expr) => {
         FuncRegistration::new($name).with_purity(true).set_into_module($module, $function)
-    };
-}
-
-/// A function that changes its first argument and cannot fail.
-macro_rules! method {
-    ($module:ident, $name:literal, $function:expr) => {
-        FuncRegistration::new($name).set_into_module($module, $function)
     };
 }
 
@@ -133,52 +127,50 @@ fn splitting(module: &mut Module) {
     });
 }
 
-/// The originals collect all characters first, four bytes each; a body of the network may be long.
-fn cutting(module: &mut Module) {
-    fn window(text: &str, start: i64, length: i64) -> &str {
-        let back = usize::try_from(start.unsigned_abs()).unwrap_or(usize::MAX);
-        let from = match usize::try_from(start) {
-            Ok(start) => text.char_indices().nth(start).map_or(text.len(), |(at, _)| at),
-            Err(_) => text.char_indices().rev().nth(back.saturating_sub(1)).map_or(0, |(at, _)| at),
-        };
-        let rest = &text[from..];
-        let length = usize::try_from(length).unwrap_or(0);
-        let to = rest.char_indices().nth(length).map_or(rest.len(), |(at, _)| at);
-        &rest[..to]
-    }
-    fn exclusive(range: &std::ops::Range<i64>) -> (i64, i64) {
-        let start = range.start.max(0);
-        (start, range.end.max(start) - start)
-    }
-    fn inclusive(range: &std::ops::RangeInclusive<i64>) -> (i64, i64) {
-        let start = (*range.start()).max(0);
-        (start, (*range.end()).max(start).min(i64::MAX - 1) - start + 1)
-    }
+/// Functions that hold two more copies of a string for a moment: not of one over the limit.
+fn changing(module: &mut Module) {
     type Text = ImmutableString;
-    pure!(module, "sub_string", |text: &str, start: i64, length: i64| Text::from(window(
-        text, start, length
-    )));
-    pure!(module, "sub_string", |text: &str, start: i64| Text::from(window(text, start, i64::MAX)));
-    pure!(module, "sub_string", |text: &str, range: std::ops::Range<i64>| {
-        let (start, length) = exclusive(&range);
-        Text::from(window(text, start, length))
+    type Case = fn(&str) -> String;
+    let cases: [(&str, &str, Case); 2] =
+        [("to_upper", "make_upper", str::to_uppercase), ("to_lower", "make_lower", str::to_lowercase)];
+    for (gives, changes, convert) in cases {
+        let function = FuncRegistration::new(gives).with_purity(true);
+        function.set_into_module(module, move |ctx: NativeCallContext, text: &str| -> Result<Text, Raised> {
+            check_string(&ctx, text.len())?;
+            Ok(convert(text).into())
+        });
+        module.set_native_fn(changes, move |ctx: NativeCallContext, text: &mut Text| {
+            check_string(&ctx, text.len())?;
+            *text = convert(text).into();
+            Ok(())
+        });
+    }
+    module.set_native_fn("pop", |ctx: NativeCallContext, text: &mut Text, letters: i64| {
+        check_string(&ctx, text.len())?;
+        let letters = usize::try_from(letters).unwrap_or(0);
+        let from = match letters {
+            0 => text.len(),
+            _ => text.char_indices().rev().nth(letters - 1).map_or(0, |(at, _)| at),
+        };
+        let end = Text::from(&text[from..]);
+        *text = Text::from(&text[..from]);
+        Ok(end)
     });
-    pure!(module, "sub_string", |text: &str, range: std::ops::RangeInclusive<i64>| {
-        let (start, length) = inclusive(&range);
-        Text::from(window(text, start, length))
+    pure!(module, "index_of", |text: &str, find: &str, start: i64| index_from(text, find, start));
+    pure!(module, "index_of", |text: &str, find: char, start: i64| {
+        index_from(text, find.encode_utf8(&mut [0; 4]), start)
     });
-    method!(module, "crop", |text: &mut Text, start: i64, length: i64| {
-        *text = window(text, start, length).into();
-    });
-    method!(module, "crop", |text: &mut Text, start: i64| *text = window(text, start, i64::MAX).into());
-    method!(module, "crop", |text: &mut Text, range: std::ops::Range<i64>| {
-        let (start, length) = exclusive(&range);
-        *text = window(text, start, length).into();
-    });
-    method!(module, "crop", |text: &mut Text, range: std::ops::RangeInclusive<i64>| {
-        let (start, length) = inclusive(&range);
-        *text = window(text, start, length).into();
-    });
+}
+
+/// Where `find` first is at or after character `start`, which counts from the end where it is negative; else -1.
+fn index_from(text: &str, find: &str, start: i64) -> i64 {
+    let tail = window(text, start, i64::MAX);
+    if tail.is_empty() {
+        return -1;
+    }
+    let skipped = text.len() - tail.len();
+    let letters = tail.find(find).map(|at| text[..skipped + at].chars().count());
+    letters.and_then(|count| i64::try_from(count).ok()).unwrap_or(-1)
 }
 
 /// How a value of any kind is turned into text, by whichever name.
@@ -261,16 +253,20 @@ mod tests {
     }
 
     #[test]
-    fn windows_count_characters() {
+    fn changes_behave_as_the_originals() {
+        gives(r#"let s = "aüB"; s.make_upper(); [s, s.to_lower(), 'ü'.to_upper()]"#, r#"["AÜB","aüb","Ü"]"#);
         gives(
-            r#"let s = "aübcd"; [s.sub_string(1, 2), s.sub_string(1), s.sub_string(-2), s.sub_string(9, 1)]"#,
-            r#"["üb","übcd","cd",""]"#,
+            r#"let s = "aübc"; [s.pop(2), s, s.pop(0), s.pop(9), s, s.pop(1)]"#,
+            r#"["bc","aü","","aü","",""]"#,
         );
         gives(
-            r#"let s = "aübcd"; [s.sub_string(1..3), s.sub_string(1..=3), s.sub_string(-9, 2), s.sub_string(1, -1)]"#,
-            r#"["üb","übc","aü",""]"#,
+            r#"let s = "aüba"; [s.index_of("a", 1), s.index_of('a', -4), s.index_of("x", 0), s.index_of('a', 4)]"#,
+            "[3,0,-1,-1]",
         );
-        gives(r#"let s = "aübcd"; s.crop(1); s.crop(0..3); s.crop(-2, 9); s"#, r#""bc""#);
+        gives(
+            r#"let s = "aüba"; [s.index_of("ba", -2), s.index_of('a', -1), s.index_of("a", 0)]"#,
+            "[2,3,0]",
+        );
     }
 
     #[test]
@@ -281,7 +277,7 @@ mod tests {
         );
         gives(r#"fn f() {} Fn("f").to_string() + (|x| x).to_string().len()"#, r#""Fn(f)25""#);
         gives(
-            r#""a".to_debug() + [].to_string() + #{}.to_debug() + true.to_debug() + 0..3"#,
+            r#""a".to_debug() + [].to_string() + #{}.to_debug() + true.to_debug() + (0..3)"#,
             r#""\"a\"[]#{}true0..3""#,
         );
     }

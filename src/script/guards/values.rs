@@ -32,6 +32,7 @@ fn sleeping(module: &mut Module, watch: &Arc<Watch>) {
 }
 
 fn json(module: &mut Module, watch: &Arc<Watch>) {
+    let writer = watch.clone();
     let watch = watch.clone();
     module.set_native_fn(
         "parse_json",
@@ -42,16 +43,26 @@ fn json(module: &mut Module, watch: &Arc<Watch>) {
             })
         },
     );
+    let of_map = writer.clone();
     let to_json = FuncRegistration::new("to_json").with_purity(true);
-    to_json.set_into_module(module, |ctx: NativeCallContext, map: &mut Map| write(&ctx, map.clone().into()));
+    to_json.set_into_module(module, move |ctx: NativeCallContext, map: &mut Map| {
+        // Lent, not copied: it may be most of the memory there is.
+        let value = Dynamic::from_map(std::mem::take(map));
+        let text = write(&ctx, &of_map, &value);
+        *map = value.try_cast().unwrap_or_default();
+        text
+    });
     let to_json = FuncRegistration::new("to_json").with_purity(true);
-    to_json.set_into_module(module, |ctx: NativeCallContext, value: Dynamic| write(&ctx, value));
+    to_json.set_into_module(module, move |ctx: NativeCallContext, value: &mut Dynamic| {
+        write(&ctx, &writer, value)
+    });
 }
 
-fn write(ctx: &NativeCallContext, value: Dynamic) -> Result<ImmutableString, Raised> {
-    let text = encode::to_json(&value, ctx.engine().max_string_size()).map_err(|why| -> Raised {
+fn write(ctx: &NativeCallContext, watch: &Watch, value: &Dynamic) -> Result<ImmutableString, Raised> {
+    let text = encode::to_json(value, ctx.engine().max_string_size()).map_err(|why| -> Raised {
         match why {
             EncodeError::Size(_) => string_too_long(),
+            EncodeError::Memory => watch.stop(ctx, Stop::Fault(FaultKind::Memory)),
             EncodeError::Depth | EncodeError::Kind(_) => format!("to_json: the value {why}").into(),
         }
     })?;
