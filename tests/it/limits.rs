@@ -14,9 +14,9 @@ fn run(daemon: &Daemon, source: &str, sandbox: Value) -> Answer {
 
 #[test]
 fn greedy_scripts_end_and_the_house_stands() {
-    let daemon = Setup::default().set("SCRIPTS_LIMITS_MAX_OPERATIONS", 500_000).start();
+    let daemon = Daemon::start();
     for (source, status, reason, says) in [
-        ("loop {}", 507, "operations", "500000 operations"),
+        ("loop {}", 507, "operations", "5000000 operations"),
         ("fn f() { f() } f()", 502, "runtime", "deeper than 32 levels"),
         ("let f = |f| f.call(f); f.call(f)", 502, "runtime", ""),
         ("let s = \"x\"; loop { s += s }", 502, "runtime", "longer than 262144 bytes"),
@@ -24,15 +24,15 @@ fn greedy_scripts_end_and_the_house_stands() {
         ("let s = \"aaaa\"; s.pad(200000, \"a\"); s.replace(\"a\", s)", 502, "runtime", "longer than 262144 bytes"),
         ("let a = []; loop { a.push(1) }", 502, "runtime", "more than 10000 items"),
         ("blob(100000000)", 502, "runtime", "more than 10000 items"),
-        ("let m = #{}; for i in 0..100000 { m[`k${i}`] = `${i}`; } m", 502, "runtime", "more than 5000 entries"),
-        ("let a = []; for i in 0..9000 { let s = \"x\"; s.pad(20000, \"x\"); a.push(s) }", 507, "memory", "bytes of memory"),
+        ("let m = #{}; for i in 0..100000 { m[`k${i}`] = `${i}`; } m", 507, "memory", "memory"),
+        ("let a = []; for i in 0..99 { let s = \"\"; s.pad(20000, \"x\"); a.push(s) }", 502, "runtime", "longer than 262144 bytes"),
+        ("fn f() { let s = \"\"; s.pad(260000, \"x\"); let t = s + \"\"; t += \"y\"; f(); } f()", 507, "memory", "bytes of memory"),
         ("throw #{ deep: [1, #{ a: () }] }", 502, "runtime", r#"{"deep":[1,{"a":null}]}"#),
         ("throw || 1", 502, "runtime", "Runtime error"),
         ("let m = #{}; m.f = || m; m", 422, "validation", "has no JSON form"),
         ("|| 1", 422, "validation", "holds a closure"),
         ("1 / 0", 502, "runtime", "Division by zero"),
         ("9223372036854775807 + 1", 502, "runtime", "overflow"),
-        ("eval(\"1\")", 502, "runtime", ""),
     ] {
         let answer = run(&daemon, source, json!({}));
         assert_eq!((answer.status, &answer.json()["reason"]), (status, &json!(reason)), "{source}: {answer}");
@@ -70,7 +70,7 @@ fn a_script_may_have_more_or_less() {
         ("let m = #{ a: 1, b: 2, c: 3 }; m.d = 4; m", json!({ "max_map_entries": 3 }), 502),
         ("fn f(n) { if n == 0 { 0 } else { f(n - 1) } } f(40)", json!({}), 502),
         ("fn f(n) { if n == 0 { 0 } else { f(n - 1) } } f(40)", json!({ "max_call_levels": 60 }), 200),
-        ("let a = []; for i in 0..90 { let s = \"\"; s.pad(1000, \"x\"); a.push(s) } a.len()", json!({ "max_memory_bytes": 65_536 }), 507),
+        ("fn f(n) { let s = \"\"; s.pad(4000, \"x\"); if n == 0 { 1 } else { f(n - 1) } } f(30)", json!({ "max_memory_bytes": 65_536 }), 507),
     ] {
         let answer = run(&daemon, source, sandbox.clone());
         assert_eq!(answer.status, status, "{source} {sandbox}: {answer}");

@@ -116,7 +116,7 @@ fn each_fault_has_its_status() {
         none(),
         502,
         "runtime",
-        "functions call each other deeper than 32 levels (line 1, position 11)",
+        "functions call each other deeper than 32 levels (line 1, position 22)",
     );
     let budget = "the script used up its 10000 operations";
     for source in ["loop {}", "try { loop {} } catch { 1 }"] {
