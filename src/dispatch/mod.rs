@@ -80,7 +80,7 @@ struct Inner {
     executor: Executor,
     dispatcher: Dispatcher,
     policy: Policy,
-    tail: broadcast::Sender<Arc<ExecutionRecord>>,
+    tail: broadcast::Sender<Arc<ExecutionRecord<'static>>>,
     tally: Tally,
 }
 
@@ -182,7 +182,7 @@ impl Dispatch {
     }
 
     /// Follows executions as they end.
-    pub fn tail(&self) -> broadcast::Receiver<Arc<ExecutionRecord>> {
+    pub fn tail(&self) -> broadcast::Receiver<Arc<ExecutionRecord<'static>>> {
         self.inner.tail.subscribe()
     }
 

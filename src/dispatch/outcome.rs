@@ -1,5 +1,6 @@
 //! Where the end of a run goes: to the waiter, back to the outbox, to the dead letters; always to the log.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -110,8 +111,10 @@ impl Dispatch {
             Ended::BudgetExceeded => 3,
         };
         count(&self.inner.tally.ended[slot]);
-        self.inner.store.settle(row, end(store::encode_record(&record)));
-        if self.inner.tail.receiver_count() > 0 {
+        let encoded = store::encode_record(&record);
+        let followed = (self.inner.tail.receiver_count() > 0).then(|| encoded.decode());
+        self.inner.store.settle(row, end(encoded));
+        if let Some(Ok(record)) = followed {
             // Its readers may leave between the count and the sending.
             let _ = self.inner.tail.send(Arc::new(record));
         }
@@ -131,12 +134,12 @@ fn failed(row: &Row, fault: &Fault, at: UnixMs, due_at: UnixMs) -> Row {
     again
 }
 
-fn record(
-    row: &Row,
-    finished: &Finished,
+fn record<'a>(
+    row: &'a Row,
+    finished: &'a Finished,
     delivery: Delivery,
     dead_letter_id: Option<Uuid>,
-) -> ExecutionRecord {
+) -> ExecutionRecord<'a> {
     let outcome = &finished.outcome;
     let response = outcome.result.as_ref().ok();
     let fault = outcome.result.as_ref().err();
@@ -144,20 +147,20 @@ fn record(
         id: row.execution_id,
         app_id: row.app_id,
         script_id: row.script_id,
-        script_name: row.script_name.clone(),
+        script_name: row.script_name.as_str().into(),
         script_version: finished.version,
         route_id: row.route_id,
-        request_id: row.request_id.clone(),
-        request_method: row.request.method.clone(),
-        request_path: row.request.path.clone(),
+        request_id: row.request_id.as_str().into(),
+        request_method: row.request.method.as_str().into(),
+        request_path: row.request.path.as_str().into(),
         request_headers: row.request.headers.iter().map(redacted).collect(),
         request_body: text(row.request.body.bytes()),
         response_code: response.map(|response| response.status),
         response_body: response.map(|response| text(&response.body)),
-        script_logs: outcome.logs.clone(),
+        script_logs: outcome.logs.as_slice().into(),
         duration_us: micros(outcome.duration),
         status: status(row, response, fault),
-        error: fault.map(|fault| kept(&fault.message, ERROR_KEPT).into_owned()),
+        error: fault.map(|fault| kept(&fault.message, ERROR_KEPT)),
         created_at: row.accepted_at,
         finished_at: UnixMs::now(),
         attempt: row.attempt(),
@@ -187,17 +190,16 @@ fn status(row: &Row, response: Option<&Response>, fault: Option<&Fault>) -> Ende
 }
 
 /// Credentials never reach the log.
-fn redacted((name, value): &(String, String)) -> (String, String) {
+fn redacted((name, value): &(String, String)) -> (Cow<'_, str>, Cow<'_, str>) {
     let secret = matches!(name.as_str(), "authorization" | "cookie" | "proxy-authorization");
-    (name.clone(), if secret { "[redacted]".into() } else { value.clone() })
+    (name.into(), if secret { "[redacted]" } else { value }.into())
 }
 
-fn text(bytes: &[u8]) -> String {
-    let cut = &bytes[..bytes.len().min(BODY_KEPT)];
-    String::from_utf8_lossy(cut).into_owned()
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(BODY_KEPT)])
 }
 
-fn kept(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
+fn kept(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return text.into();
     }

@@ -1,7 +1,5 @@
 //! Whose credentials a request carries.
 
-use std::sync::Arc;
-
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
@@ -24,12 +22,7 @@ impl Auth {
     }
 
     /// Whose bearer token this is. An unknown or expired one is nobody's.
-    pub(super) fn principal(
-        &self,
-        headers: &HeaderMap,
-        table: &Arc<RouteTable>,
-        now: UnixMs,
-    ) -> Option<Principal> {
+    pub(super) fn principal(&self, headers: &HeaderMap, table: &RouteTable) -> Option<Principal> {
         let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {
@@ -41,7 +34,7 @@ impl Auth {
             return Some(Principal { key_id: Uuid::nil(), name: "device".into() });
         }
         let key = table.key(&hash)?;
-        let expired = key.expires_at.is_some_and(|at| at <= now);
+        let expired = key.expires_at.is_some_and(|at| at <= UnixMs::now());
         (!expired).then(|| Principal { key_id: key.id, name: key.name.to_string() })
     }
 }

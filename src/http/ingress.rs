@@ -155,7 +155,7 @@ impl Reception {
         script: Access,
         route: Access,
     ) -> Result<Option<Principal>, Refusal> {
-        let principal = self.auth.principal(headers, table, UnixMs::now());
+        let principal = self.auth.principal(headers, table);
         if principal.is_none() && (script == Access::Key || route == Access::Key) {
             let message = "this needs an api key: send Authorization: Bearer <key>";
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));

@@ -132,7 +132,14 @@ fn paths_and_methods_go_to_the_most_precise_route() {
     ] {
         assert_eq!(ask(&table, host, method, path), format!("app: {taken}"), "{method} {host} {path}");
     }
-    for (method, path) in [("GET", "/a"), ("GET", "/files"), ("PUT", "/"), ("GET", "//"), ("GET", "/one/two/"), ("OPTIONS", "*")] {
+    for (method, path) in [
+        ("GET", "/a"),
+        ("GET", "/files"),
+        ("PUT", "/"),
+        ("GET", "//"),
+        ("GET", "/one/two/"),
+        ("OPTIONS", "*"),
+    ] {
         assert_eq!(ask(&table, "h", method, path), "app: no route", "{method} {path}");
     }
 }
@@ -175,7 +182,8 @@ fn naive<'r>(routes: &'r [(String, String)], method: &str, path: &str) -> Option
 }
 
 fn pattern() -> impl Strategy<Value = String> {
-    let segment = prop_oneof![Just("a".to_owned()), Just("b".to_owned()), Just(String::new()), Just("{}".to_owned())];
+    let segment =
+        prop_oneof![Just("a".to_owned()), Just("b".to_owned()), Just(String::new()), Just("{}".to_owned())];
     (prop::collection::vec(segment, 1..4), any::<bool>()).prop_map(|(segments, rest)| {
         let mut path = String::new();
         for (at, segment) in segments.iter().enumerate() {

@@ -1,5 +1,7 @@
 //! What is kept of work that ended: execution records and dead letters.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -72,9 +74,9 @@ pub struct Attempt {
     pub error: String,
 }
 
-/// The record of a finished execution. Secret headers are redacted and bodies capped before it is made.
+/// The record of a finished execution. It borrows from the row and the outcome until it is encoded. Secret headers are redacted and bodies capped before it is made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ExecutionRecord {
+pub struct ExecutionRecord<'a> {
     /// The execution.
     pub id: Uuid,
     /// The app whose work it was.
@@ -82,33 +84,33 @@ pub struct ExecutionRecord {
     /// What ran.
     pub script_id: Uuid,
     /// Its name then.
-    pub script_name: String,
+    pub script_name: Cow<'a, str>,
     /// The version that ran last; 0 if none did.
     pub script_version: u32,
     /// The route it came over, if any.
     pub route_id: Option<Uuid>,
     /// Names the request in logs.
-    pub request_id: String,
+    pub request_id: Cow<'a, str>,
     /// The request's method.
-    pub request_method: String,
+    pub request_method: Cow<'a, str>,
     /// The request's path.
-    pub request_path: String,
+    pub request_path: Cow<'a, str>,
     /// The request's headers.
-    pub request_headers: Vec<(String, String)>,
+    pub request_headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     /// The request's body, as text.
-    pub request_body: String,
+    pub request_body: Cow<'a, str>,
     /// The script's status, if it answered.
     pub response_code: Option<u16>,
     /// The script's body, as text, if it answered.
-    pub response_body: Option<String>,
+    pub response_body: Option<Cow<'a, str>>,
     /// What it wrote in its last attempt.
-    pub script_logs: Vec<LogLine>,
+    pub script_logs: Cow<'a, [LogLine]>,
     /// The last attempt's running time in microseconds.
     pub duration_us: u64,
     /// How it ended.
     pub status: Ended,
     /// Why it failed, if it did.
-    pub error: Option<String>,
+    pub error: Option<Cow<'a, str>>,
     /// When it was accepted.
     pub created_at: UnixMs,
     /// When it ended.

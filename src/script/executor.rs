@@ -3,6 +3,10 @@
 //! Two lanes lead here. Sync runs, which somebody waits for, come first and keep one bench that async runs
 //! cannot take; async runs get a turn now and then so that a flood of callers does not starve them. A run that
 //! was taken always ends in one call of its `done`, whatever happens to the script or to its thread.
+//!
+//! Most runs take microseconds, and waking a thread costs as much. So no more benches are woken than there are
+//! cores: one that works takes the next run anyway when it is done. For runs that take longer, or sleep, one more
+//! bench keeps watch while there is work, and steps in when a run has waited for a moment.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,6 +22,12 @@ use super::{Bench, Ceilings, Limits, Program, stack_bytes};
 use crate::model::Row;
 use crate::store::Store;
 
+/// A run that waited this long for a working bench gets another one.
+const WATCH: Duration = Duration::from_millis(1);
+/// How long a bench without work stays awake.
+const LINGER: Duration = Duration::from_micros(30);
+/// The watch ends after so many looks at an empty queue.
+const WATCH_QUIET: u32 = 20;
 /// After so many sync runs in a row a waiting async run gets its turn.
 const SYNC_TURNS: u32 = 8;
 /// A caller waits this much longer than its script may run.
@@ -94,7 +104,11 @@ pub struct Executor {
 
 struct Shared {
     queue: Mutex<Queue>,
+    /// Benches that sleep until they are needed.
     wake: Condvar,
+    /// The bench that keeps watch.
+    watch: Condvar,
+    cores: usize,
     desks: Vec<Mutex<Option<Running>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     programs: Programs,
@@ -107,7 +121,8 @@ struct Shared {
 struct Queue {
     sync: VecDeque<Job>,
     background: VecDeque<Job>,
-    idle: usize,
+    asleep: usize,
+    watched: bool,
     background_running: usize,
     sync_turns: u32,
     closing: bool,
@@ -126,6 +141,8 @@ impl Executor {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
+            watch: Condvar::new(),
+            cores: thread::available_parallelism().map_or(1, std::num::NonZero::get),
             desks: (0..benches).map(|_| Mutex::new(None)).collect(),
             threads: Mutex::default(),
             programs: Programs::new(settings.cache_bytes),
@@ -158,7 +175,7 @@ impl Executor {
             Lane::Sync => queue.sync.push_back(job),
             Lane::Async => queue.background.push_back(job),
         }
-        let wake = queue.idle > 0;
+        let wake = queue.wants_another(&self.shared);
         drop(queue);
         if wake {
             self.shared.wake.notify_one();
@@ -189,7 +206,8 @@ impl Executor {
     /// Runs that wait, and runs on benches.
     pub fn load(&self) -> (usize, usize) {
         let queue = lock(&self.shared.queue);
-        (queue.sync.len() + queue.background.len(), self.shared.desks.len() - queue.idle)
+        let running = self.shared.desks.iter().filter(|desk| lock(desk).is_some()).count();
+        (queue.sync.len() + queue.background.len(), running)
     }
 
     /// Counters.
@@ -204,14 +222,17 @@ impl Executor {
 
     /// Whether runs get done: a bench is free, or every run is within its time.
     pub fn is_live(&self, now: Instant) -> bool {
-        lock(&self.shared.queue).idle > 0
-            || self.shared.desks.iter().any(|desk| lock(desk).as_ref().is_none_or(|r| now < r.ends_by))
+        let queue = lock(&self.shared.queue);
+        let idle = queue.asleep > 0 || queue.watched;
+        drop(queue);
+        idle || self.shared.desks.iter().any(|desk| lock(desk).as_ref().is_none_or(|r| now < r.ends_by))
     }
 
     /// Takes no more runs and waits until `until` for those it has; then cuts them short and ends the threads.
     pub fn close(&self, until: Instant) {
         lock(&self.shared.queue).closing = true;
         self.shared.wake.notify_all();
+        self.shared.watch.notify_all();
         while Instant::now() < until && self.is_busy() {
             thread::sleep(Duration::from_millis(10));
         }
@@ -255,6 +276,20 @@ impl Job {
 }
 
 impl Queue {
+    /// Whether a sleeping bench should get up: to work if a core is free, else to keep watch if none does.
+    fn wants_another(&self, shared: &Shared) -> bool {
+        self.asleep > 0 && (self.working(shared) < shared.cores || !self.watched)
+    }
+
+    /// Benches that run a script or are about to look for one.
+    fn working(&self, shared: &Shared) -> usize {
+        shared.desks.len() - self.asleep - usize::from(self.watched)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.sync.is_empty() && self.background.is_empty()
+    }
+
     /// The next run, if a bench may take it now.
     fn next(&mut self, benches: usize) -> Option<(Lane, Job)> {
         let background_may = !self.background.is_empty() && self.background_running + 1 < benches;
@@ -268,6 +303,12 @@ impl Queue {
         }
         self.sync_turns = self.sync_turns.saturating_add(1);
         self.sync.pop_front().map(|job| (Lane::Sync, job))
+    }
+
+    /// The runs that would be next, by id.
+    fn first(&self) -> Option<(Option<Uuid>, Option<Uuid>)> {
+        let id = |job: Option<&Job>| job.map(|job| job.row.execution_id);
+        (!self.is_empty()).then(|| (id(self.sync.front()), id(self.background.front())))
     }
 
     fn take(&mut self, execution: Uuid) -> Option<Job> {
@@ -297,17 +338,56 @@ impl Worker {
     }
 
     fn take(&self) -> Option<(Lane, Job)> {
-        let mut queue = lock(&self.shared.queue);
+        let shared = &*self.shared;
+        let mut queue = lock(&shared.queue);
         loop {
-            if let Some(next) = queue.next(self.shared.desks.len()) {
+            // Who is here counts as working: with all cores busy already, this one is the watch.
+            if !queue.watched && queue.working(shared) > shared.cores && !queue.closing {
+                queue = self.keep_watch(queue);
+            }
+            if let Some(next) = queue.next(shared.desks.len()) {
                 return Some(next);
             }
             if queue.closing {
                 return None;
             }
-            queue.idle += 1;
-            queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            queue.idle -= 1;
+            drop(queue);
+            queue = self.linger();
+            if !queue.is_empty() || queue.closing {
+                continue;
+            }
+            queue.asleep += 1;
+            queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.asleep -= 1;
+        }
+    }
+
+    /// Gives way to whoever may bring the next run, for about as long as falling asleep and being woken would take.
+    fn linger(&self) -> MutexGuard<'_, Queue> {
+        let until = Instant::now() + LINGER;
+        loop {
+            thread::yield_now();
+            let queue = lock(&self.shared.queue);
+            if !queue.is_empty() || queue.closing || Instant::now() >= until {
+                return queue;
+            }
+        }
+    }
+
+    /// Waits until a run is found waiting twice in a row, or nothing has waited for a while.
+    fn keep_watch<'q>(&self, mut queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+        let shared = &*self.shared;
+        queue.watched = true;
+        let mut quiet = 0;
+        loop {
+            let first = queue.first();
+            queue = shared.watch.wait_timeout(queue, WATCH).unwrap_or_else(PoisonError::into_inner).0;
+            let stuck = first.is_some() && queue.first() == first;
+            quiet = if queue.is_empty() { quiet + 1 } else { 0 };
+            if stuck || quiet >= WATCH_QUIET || queue.closing {
+                queue.watched = false;
+                return queue;
+            }
         }
     }
 
@@ -315,7 +395,7 @@ impl Worker {
     fn background_done(&self) {
         let mut queue = lock(&self.shared.queue);
         queue.background_running -= 1;
-        if queue.idle > 0 && !queue.background.is_empty() {
+        if !queue.background.is_empty() && queue.wants_another(&self.shared) {
             self.shared.wake.notify_one();
         }
     }

@@ -33,7 +33,7 @@ stored!(
     Route = 1 "route",
     Key = 1 "key",
     Row = 1 "outbox row",
-    ExecutionRecord = 1 "execution record",
+    ExecutionRecord<'static> = 1 "execution record",
     DeadLetter = 1 "dead letter",
 );
 
@@ -42,6 +42,13 @@ pub(crate) fn encode<T: Stored>(value: &T) -> Vec<u8> {
     let start = vec![T::VERSION];
     postcard::to_extend(value, start)
         .expect("writing to memory does not fail, and no stored type refuses to be written")
+}
+
+/// Writes a record that still borrows what it tells of: the bytes are those of an owned one.
+pub(crate) fn encode_borrowed(record: &ExecutionRecord<'_>) -> Vec<u8> {
+    let start = vec![<ExecutionRecord<'static>>::VERSION];
+    postcard::to_extend(record, start)
+        .expect("writing to memory does not fail, and no record refuses to be written")
 }
 
 /// Reads what [`encode`] wrote, or says why it cannot be that.
@@ -116,7 +123,7 @@ mod tests {
             let _ = decode::<Version>(&bytes);
             let _ = decode::<Route>(&bytes);
             let _ = decode::<Key>(&bytes);
-            let _ = decode::<ExecutionRecord>(&bytes);
+            let _ = decode::<ExecutionRecord<'static>>(&bytes);
             let _ = decode::<DeadLetter>(&bytes);
         }
 

@@ -28,9 +28,20 @@ pub struct EncodedRecord {
     bytes: Vec<u8>,
 }
 
+impl EncodedRecord {
+    /// The record again, on its own feet.
+    pub fn decode(&self) -> Result<ExecutionRecord<'static>, Error> {
+        codec::decode(&self.bytes)
+    }
+}
+
 /// Encodes a record for [`End`](super::End). Done by the thread that ran the script, not by the writer.
-pub fn encode_record(record: &ExecutionRecord) -> EncodedRecord {
-    EncodedRecord { id: record.id.as_u128(), finished_at: record.finished_at, bytes: codec::encode(record) }
+pub fn encode_record(record: &ExecutionRecord<'_>) -> EncodedRecord {
+    EncodedRecord {
+        id: record.id.as_u128(),
+        finished_at: record.finished_at,
+        bytes: codec::encode_borrowed(record),
+    }
 }
 
 /// What a block holds.

@@ -79,7 +79,7 @@ pub struct ExecutionFilter {
 }
 
 impl ExecutionFilter {
-    fn takes(&self, record: &ExecutionRecord) -> bool {
+    fn takes(&self, record: &ExecutionRecord<'_>) -> bool {
         self.app_id.is_none_or(|id| id == record.app_id)
             && self.script_id.is_none_or(|id| id == record.script_id)
             && self.status.is_none_or(|status| status == record.status)
@@ -174,7 +174,7 @@ impl Snapshot {
     }
 
     /// The record of a finished execution.
-    pub fn execution(&self, id: Uuid) -> Result<Option<ExecutionRecord>, Error> {
+    pub fn execution(&self, id: Uuid) -> Result<Option<ExecutionRecord<'static>>, Error> {
         let wanted = id.as_u128();
         for entry in self.txn.open_table(LOG_INDEX)?.iter()?.rev() {
             let (number, head) = entry?;
@@ -196,7 +196,7 @@ impl Snapshot {
         filter: &ExecutionFilter,
         cursor: Option<Position>,
         limit: usize,
-    ) -> Result<Page<ExecutionRecord>, Error> {
+    ) -> Result<Page<ExecutionRecord<'static>>, Error> {
         let mut page = Page { items: Vec::new(), next: None };
         let mut last = None;
         let stopped = self.scan(filter, cursor, |at, record| {
@@ -220,7 +220,7 @@ impl Snapshot {
         &self,
         filter: &ExecutionFilter,
         before: Option<Position>,
-        mut visit: impl FnMut(Position, ExecutionRecord) -> bool,
+        mut visit: impl FnMut(Position, ExecutionRecord<'static>) -> bool,
     ) -> Result<Stopped, Error> {
         let mut opened = 0;
         let upto = before.map_or(u64::MAX, |at| at.block);
@@ -241,7 +241,7 @@ impl Snapshot {
                 if before.is_some_and(|before| at >= before) {
                     continue;
                 }
-                let record: ExecutionRecord = codec::decode(record)?;
+                let record: ExecutionRecord<'static> = codec::decode(record)?;
                 if filter.takes(&record) && !visit(at, record) {
                     return Ok(Stopped::ByVisitor);
                 }

@@ -273,9 +273,12 @@ fn unknown(id: Uuid) -> Refusal {
 }
 
 /// The record of contract 1.6.
-fn record_view(record: &ExecutionRecord) -> Value {
-    let headers: Map<String, Value> =
-        record.request_headers.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+fn record_view(record: &ExecutionRecord<'_>) -> Value {
+    let headers: Map<String, Value> = record
+        .request_headers
+        .iter()
+        .map(|(name, value)| (name.clone().into_owned(), value.as_ref().into()))
+        .collect();
     json!({
         "id": record.id,
         "execution_id": record.id,

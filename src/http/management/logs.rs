@@ -45,7 +45,7 @@ struct Wanted {
 
 impl Wanted {
     /// The lines of one execution, oldest first: what it wrote, and why it failed.
-    fn lines(&self, record: &ExecutionRecord) -> Vec<Line> {
+    fn lines(&self, record: &ExecutionRecord<'_>) -> Vec<Line> {
         if !self.whose.takes(record.app_id, record.script_id) {
             return Vec::new();
         }
@@ -58,7 +58,7 @@ impl Wanted {
             execution_id: record.id,
             app_id: record.app_id,
             script_id: record.script_id,
-            script_name: record.script_name.clone(),
+            script_name: record.script_name.clone().into_owned(),
         };
         let written = record.script_logs.iter().map(|log| {
             let at = UnixMs(began).plus(Duration::from_millis(log.offset_ms.into()));
@@ -122,7 +122,7 @@ impl Office {
 
 /// Sends lines until the reader leaves or the house closes.
 async fn follow(
-    mut tail: broadcast::Receiver<Arc<ExecutionRecord>>,
+    mut tail: broadcast::Receiver<Arc<ExecutionRecord<'static>>>,
     wanted: Wanted,
     mut sender: Sender<Bytes>,
     guests: crate::http::Guests,

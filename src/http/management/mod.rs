@@ -30,7 +30,7 @@ use super::listener::Guests;
 use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
 use crate::dispatch::Dispatch;
-use crate::model::{App, Script, UnixMs};
+use crate::model::{App, Script};
 use crate::store::{ChangeError, Changes, Error, Snapshot, Store};
 use input::Call;
 pub use system::SystemInfo;
@@ -94,7 +94,7 @@ impl Office {
             (&Method::GET, ["version"]) => return self.version(),
             _ => {}
         }
-        if self.auth.principal(&parts.headers, table, UnixMs::now()).is_none() {
+        if self.auth.principal(&parts.headers, table).is_none() {
             let message = "no valid api key: send Authorization: Bearer <key>";
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));
         }
