@@ -29,7 +29,8 @@ fn what_fails_is_tried_again_until_it_succeeds() {
     daemon.serve_async("/x", "if ctx.attempt < 3 { throw `attempt ${ctx.attempt}` } ctx.attempt");
     let id = daemon.accepted("/x", "");
     let end = daemon.ended(&id);
-    let seen = (&end["status"], &end["attempt"], &end["response_body"], &end["dead_letter_id"], &end["error"]);
+    let seen =
+        (&end["status"], &end["attempt"], &end["response_body"], &end["dead_letter_id"], &end["error"]);
     assert_eq!(seen, (&json!("success"), &json!(3), &json!("3"), &Value::Null, &Value::Null), "{end:#}");
     assert_eq!((&end["id"], &end["sync"]), (&json!(id), &json!(false)));
     assert!(daemon.all("/dead-letters").is_empty() && daemon.all("/outbox").is_empty());
@@ -53,13 +54,22 @@ fn a_permanent_failure_is_dead_at_once() {
         ("retry_after(1); fail(\"no use\")", "error", "permanent", "no use (line 1, position 17)"),
         ("loop {}", "budget_exceeded", "permanent", "the script used up its 5000000 operations"),
         ("|| 1", "error", "permanent", "the value returned holds a closure, which has no JSON form"),
-        ("fn f() { let s = \"\"; s.pad(260000, \"x\"); let t = s + \"\"; t += \"y\"; f(); } f()", "budget_exceeded", "permanent", "the script used up its 16777216 bytes of memory"),
+        (
+            "fn f() { let s = \"\"; s.pad(260000, \"x\"); let t = s + \"\"; t += \"y\"; f(); } f()",
+            "budget_exceeded",
+            "permanent",
+            "the script used up its 16777216 bytes of memory",
+        ),
     ] {
         let path = format!("/{}", daemon.all("/apps/default/scripts").len());
         daemon.serve_async(&path, source);
         let end = daemon.ended(&daemon.accepted(&path, ""));
         assert_eq!((&end["status"], &end["attempt"]), (&json!(status), &json!(1)), "{source}: {end:#}");
-        let letter = daemon.done("GET", &format!("/dead-letters/{}", end["dead_letter_id"].as_str().unwrap()), Value::Null);
+        let letter = daemon.done(
+            "GET",
+            &format!("/dead-letters/{}", end["dead_letter_id"].as_str().unwrap()),
+            Value::Null,
+        );
         assert_eq!(letter["reason"], reason, "{source}");
         let list = attempts(&daemon, &end);
         assert!(list.len() == 1 && list[0].0 == status && list[0].1.starts_with(error), "{source}: {list:?}");
@@ -111,7 +121,11 @@ fn an_accepted_row_survives_a_crash_and_ends_once() {
     daemon.kill_and_start_again();
     for (n, id) in ids.iter().enumerate() {
         let end = daemon.ended(id);
-        assert_eq!((&end["status"], &end["response_body"]), (&json!("success"), &json!(n.to_string())), "{end:#}");
+        assert_eq!(
+            (&end["status"], &end["response_body"]),
+            (&json!("success"), &json!(n.to_string())),
+            "{end:#}"
+        );
     }
     let records = daemon.all("/executions");
     for id in &ids {
@@ -130,7 +144,10 @@ fn one_can_wait_for_the_end() {
     let began = std::time::Instant::now();
     let later = daemon.done("GET", &format!("/executions/{id}?wait=30"), Value::Null);
     assert_eq!(later["status"], "success");
-    assert!(began.elapsed() < Duration::from_secs(15), "it answers when the end comes, not when the time is over");
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "it answers when the end comes, not when the time is over"
+    );
     daemon.serve_async("/long", "sleep(30)");
     let id = daemon.accepted("/long", "");
     let not_yet = daemon.done("GET", &format!("/executions/{id}?wait=1"), Value::Null);
@@ -144,7 +161,11 @@ fn cancel(daemon: &Daemon, id: &str, status: &str) {
     let answer = daemon.done("POST", &format!("/executions/{id}/cancel"), Value::Null);
     assert_eq!(answer, json!({ "id": id, "cancelled": true }));
     let end = daemon.ended(id);
-    assert_eq!((&end["status"], &end["dead_letter_id"]), (&json!("error"), &Value::Null), "{status}: {end:#}");
+    assert_eq!(
+        (&end["status"], &end["dead_letter_id"]),
+        (&json!("error"), &Value::Null),
+        "{status}: {end:#}"
+    );
     assert!(end["error"].as_str().unwrap().contains("cancelled"), "{end:#}");
     let again = daemon.api("POST", &format!("/executions/{id}/cancel"), Value::Null);
     assert_eq!((again.status, again.error().as_str()), (409, "the execution has ended"), "{status}");
@@ -176,7 +197,8 @@ fn the_outbox_shows_what_is_under_way() {
     let rows = daemon.all("/outbox");
     let seen: Vec<(&Value, &Value, &Value)> =
         rows.iter().map(|row| (&row["id"], &row["status"], &row["script_id"])).collect();
-    let wanted = [(json!(retrying), json!("retrying"), json!(bad)), (json!(running), json!("running"), json!(long))];
+    let wanted =
+        [(json!(retrying), json!("retrying"), json!(bad)), (json!(running), json!("running"), json!(long))];
     assert_eq!(seen, wanted.each_ref().map(|(id, status, script)| (id, status, script)));
     assert_eq!(rows[0]["errors"][0]["error"], "Runtime error: why (line 1, position 1)");
     assert_eq!(daemon.all(&format!("/outbox?script={bad}")).len(), 1);

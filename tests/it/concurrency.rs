@@ -21,7 +21,11 @@ fn storm(daemon: &Daemon, method: &'static str) -> HashSet<String> {
             let request = crate::http::Request::new(address, method, &format!("/echo/{unique}"));
             guest.send(request.body(format!("[{unique}]")).bytes());
             let answer = guest.answer().expect("every call is answered");
-            assert_eq!(answer.json(), json!([unique.to_string(), [unique], answer.execution_id()]), "{answer}");
+            assert_eq!(
+                answer.json(),
+                json!([unique.to_string(), [unique], answer.execution_id()]),
+                "{answer}"
+            );
             seen.push(answer.execution_id());
         }
         seen
@@ -33,7 +37,8 @@ fn storm(daemon: &Daemon, method: &'static str) -> HashSet<String> {
 #[test]
 fn a_thousand_calls_have_a_thousand_answers() {
     let daemon = Setup::default().set("LOG_ACCESS", false).start();
-    let script = daemon.script_with("[request.params.id, request.body, ctx.execution_id]", json!({ "timeout_seconds": 60 }));
+    let script = daemon
+        .script_with("[request.params.id, request.body, ctx.execution_id]", json!({ "timeout_seconds": 60 }));
     daemon.route("ANY", "/echo/{id}", &script, json!({}));
     let total = CONNECTIONS * CALLS_EACH;
     for (method, calls) in [("GET", total), ("POST", 2 * total)] {
@@ -66,7 +71,8 @@ fn a_flood_of_async_work_is_done() {
     callers.into_iter().for_each(|caller| caller.join().unwrap());
     until("the outbox to be empty", || daemon.all("/outbox").is_empty().then_some(()));
     let records = daemon.all(&format!("/executions?script={script}&limit=500"));
-    let answers: HashSet<&str> = records.iter().map(|record| record["response_body"].as_str().unwrap()).collect();
+    let answers: HashSet<&str> =
+        records.iter().map(|record| record["response_body"].as_str().unwrap()).collect();
     assert_eq!((records.len(), answers.len()), (400, 400));
 }
 
@@ -87,7 +93,11 @@ fn the_set_up_may_change_under_load() {
         }
     });
     for version in 2..=20 {
-        daemon.done("PATCH", &format!("/apps/default/scripts/{script}"), json!({ "source": version.to_string() }));
+        daemon.done(
+            "PATCH",
+            &format!("/apps/default/scripts/{script}"),
+            json!({ "source": version.to_string() }),
+        );
         assert_eq!(daemon.get("/x").text(), version.to_string(), "a change that was answered is in force");
     }
     caller.join().unwrap();

@@ -82,7 +82,9 @@ fn the_principal_is_whose_key_came() {
     assert_eq!(seen(&format!("bearer  {secret}")), json!({ "id": key_id, "name": "phone" }));
     let device = json!({ "id": "00000000-0000-0000-0000-000000000000", "name": "device" });
     assert_eq!(seen(&format!("Bearer {KEY}")), device);
-    for nobody in ["Bearer wrong", "Bearer", "Bearer ", &format!("Basic {secret}"), &format!("Bearer {expired}")] {
+    for nobody in
+        ["Bearer wrong", "Bearer", "Bearer ", &format!("Basic {secret}"), &format!("Bearer {expired}")]
+    {
         assert_eq!(seen(nobody), Value::Null, "{nobody}: attaches nothing, and is served");
     }
     daemon.done("DELETE", &format!("/keys/{key_id}"), Value::Null);
@@ -96,14 +98,21 @@ fn access_may_demand_a_key() {
     daemon.route("GET", "/route", &open, json!({ "access": "key" }));
     daemon.route("GET", "/script", &locked, json!({}));
     daemon.route("GET", "/later", &locked, json!({ "dispatch_mode": "async" }));
-    for (method, path, status) in
-        [("GET", "/route", 200), ("GET", "/script", 200), ("GET", "/later", 202), ("POST", &format!("/api/execute/{locked}"), 200)]
-    {
+    for (method, path, status) in [
+        ("GET", "/route", 200),
+        ("GET", "/script", 200),
+        ("GET", "/later", 202),
+        ("POST", &format!("/api/execute/{locked}"), 200),
+    ] {
         let refused = daemon.request(method, path).send();
         assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")), "{path}");
         assert_eq!(daemon.request(method, path).key(KEY).send().status, status, "{path}");
     }
-    assert_eq!(daemon.post(&format!("/api/execute/{open}"), "").status, 200, "the route's access is the route's");
+    assert_eq!(
+        daemon.post(&format!("/api/execute/{open}"), "").status,
+        200,
+        "the route's access is the route's"
+    );
 }
 
 #[test]

@@ -24,7 +24,11 @@ fn a_letter_keeps_what_was_asked_and_why_it_failed() {
     let daemon = Daemon::start();
     let script = daemon.script_with("fail(\"broken\")", json!({ "name": "s" }));
     let route = daemon.route("POST", "/x", &script, json!({ "dispatch_mode": "async" }));
-    let request = daemon.request("POST", "/x?q=1").header("authorization", "Bearer s3cret").header("x-a", "b").body("[1]");
+    let request = daemon
+        .request("POST", "/x?q=1")
+        .header("authorization", "Bearer s3cret")
+        .header("x-a", "b")
+        .body("[1]");
     let execution = request.send().execution_id();
     let end = daemon.ended(&execution);
     let letters = daemon.all("/dead-letters");
@@ -45,11 +49,15 @@ fn a_letter_keeps_what_was_asked_and_why_it_failed() {
         assert_eq!(letter[field], value, "{field}: {letter:#}");
     }
     let request = &letter["request"];
-    assert_eq!((&request["method"], &request["path"], &request["query"]), (&json!("POST"), &json!("/x"), &json!("q=1")));
+    assert_eq!(
+        (&request["method"], &request["path"], &request["query"]),
+        (&json!("POST"), &json!("/x"), &json!("q=1"))
+    );
     assert_eq!((&request["headers"]["x-a"], &request["body"]), (&json!("b"), &json!("[1]")));
     assert!(!letter.to_string().contains("s3cret"), "{letter:#}");
     assert_eq!(letter["attempts"].as_array().map(Vec::len), Some(1));
-    let mut fields: Vec<&str> = letter["attempts"][0].as_object().unwrap().keys().map(String::as_str).collect();
+    let mut fields: Vec<&str> =
+        letter["attempts"][0].as_object().unwrap().keys().map(String::as_str).collect();
     fields.sort_unstable();
     assert_eq!(fields, ["at", "error", "status"]);
     let read = daemon.done("GET", &format!("/dead-letters/{}", id(letter)), Value::Null);
@@ -61,7 +69,11 @@ fn a_letter_is_run_again_in_the_version_that_is_wanted() {
     let daemon = Daemon::start();
     let (script, first) = dead(&daemon, "/x", "[7]");
     repair(&daemon, &script);
-    let original = daemon.api("POST", &format!("/dead-letters/{}/redrive", id(&first)), json!({ "version": "original" }));
+    let original = daemon.api(
+        "POST",
+        &format!("/dead-letters/{}/redrive", id(&first)),
+        json!({ "version": "original" }),
+    );
     assert_eq!(original.status, 202, "{original}");
     let execution = original.json()["execution_id"].as_str().unwrap().to_owned();
     assert_ne!(first["execution_id"], execution.as_str(), "it is a new execution");
@@ -74,7 +86,10 @@ fn a_letter_is_run_again_in_the_version_that_is_wanted() {
     for (path, body) in [(format!("/dead-letters/{}/redrive", id(second)), json!({}))] {
         let active = daemon.done("POST", &path, body);
         let end = daemon.ended(active["execution_id"].as_str().unwrap());
-        assert_eq!((&end["status"], &end["response_body"], &end["script_version"]), (&json!("success"), &json!("[7]"), &json!(2)));
+        assert_eq!(
+            (&end["status"], &end["response_body"], &end["script_version"]),
+            (&json!("success"), &json!("[7]"), &json!(2))
+        );
         assert_eq!(end["attempt"], 1, "its attempts are counted anew");
     }
     assert!(daemon.all("/dead-letters").is_empty());
@@ -88,7 +103,9 @@ fn letters_are_purged_one_by_one() {
     let (_, letter) = dead(&daemon, "/x", "");
     let path = format!("/dead-letters/{}", id(&letter));
     assert_eq!(daemon.api("DELETE", &path, Value::Null).status, 204);
-    for (method, path) in [("GET", path.clone()), ("DELETE", path.clone()), ("POST", format!("{path}/redrive"))] {
+    for (method, path) in
+        [("GET", path.clone()), ("DELETE", path.clone()), ("POST", format!("{path}/redrive"))]
+    {
         let answer = daemon.api(method, &path, if method == "POST" { json!({}) } else { Value::Null });
         assert_eq!(answer.status, 404, "{method}: {answer}");
         assert!(answer.error().starts_with("dead letter not found: "), "{answer}");

@@ -76,7 +76,10 @@ fn at_the_end_of_the_grace_waiters_get_503_and_rows_stay() {
     daemon.process.signal("TERM");
     let answer = waiting.answer().expect("the one who waits is told");
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer}");
-    assert_eq!((answer.header("x-error-source"), &answer.json()["reason"]), (Some("platform"), &json!("stopping")));
+    assert_eq!(
+        (answer.header("x-error-source"), &answer.json()["reason"]),
+        (Some("platform"), &json!("stopping"))
+    );
     assert_eq!(daemon.process.wait("the daemon").code(), Some(0));
     assert!(began.elapsed() < Duration::from_secs(15), "the grace is a second");
     daemon.start_again();

@@ -7,10 +7,12 @@ use crate::harness::{Daemon, id, until};
 #[test]
 fn a_record_says_everything() {
     let daemon = Daemon::start();
-    let script = daemon.script_with("print(\"hi\"); #{ status_code: 201, body: request.body }", json!({ "name": "s" }));
+    let script = daemon
+        .script_with("print(\"hi\"); #{ status_code: 201, body: request.body }", json!({ "name": "s" }));
     let app = id(&daemon.done("GET", "/apps/default", Value::Null));
     let route = daemon.route("POST", "/x", &script, json!({}));
-    let request = daemon.request("POST", "/x?q=1").header("x-request-id", "r-1").header("x-a", "b").body("[1]");
+    let request =
+        daemon.request("POST", "/x?q=1").header("x-request-id", "r-1").header("x-a", "b").body("[1]");
     let id = request.send().execution_id();
     let record = daemon.execution(&id);
     for (field, value) in [
@@ -40,13 +42,20 @@ fn a_record_says_everything() {
         assert_eq!(record[field], value, "{field}: {record:#}");
     }
     assert_eq!(record["script_logs"][0]["message"], "hi");
-    assert_eq!((&record["request_headers"]["x-a"], &record["request_headers"]["content-length"]), (&json!("b"), &json!("3")));
+    assert_eq!(
+        (&record["request_headers"]["x-a"], &record["request_headers"]["content-length"]),
+        (&json!("b"), &json!("3"))
+    );
     for measured in ["duration_ms", "queue_wait_ms", "operations", "peak_bytes"] {
         assert!(record[measured].as_f64().unwrap() > 0.0, "{measured}: {record:#}");
     }
     let instant = |field: &str| record[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert!(instant("created_at") <= instant("finished_at"));
-    assert_eq!(daemon.done("GET", "/executions?limit=1", Value::Null)["items"][0], record, "the list says the same");
+    assert_eq!(
+        daemon.done("GET", "/executions?limit=1", Value::Null)["items"][0],
+        record,
+        "the list says the same"
+    );
 }
 
 #[test]
@@ -55,7 +64,8 @@ fn secrets_are_redacted_and_bodies_capped() {
     let source = "let s = \"\"; s.pad(100000, \"y\"); #{ status_code: 200, headers: #{ \"content-type\": \"text/plain\" }, body: s }";
     daemon.serve("/x", source);
     let body = format!("\"{}\"", "z".repeat(100_000));
-    let request = daemon.request("POST", "/x").header("authorization", "Bearer s3cret").header("cookie", "c=s3cret");
+    let request =
+        daemon.request("POST", "/x").header("authorization", "Bearer s3cret").header("cookie", "c=s3cret");
     let answer = request.header("proxy-authorization", "s3cret").header("x-other", "plain").body(body).send();
     assert_eq!((answer.status, answer.body.len()), (200, 100_000));
     let record = daemon.execution(&answer.execution_id());
@@ -73,15 +83,25 @@ fn secrets_are_redacted_and_bodies_capped() {
 #[test]
 fn the_status_of_a_routed_call_is_that_of_its_answer() {
     let daemon = Daemon::start();
-    for (code, status) in
-        [(200, "success"), (204, "success"), (302, "success"), (399, "success"), (400, "error"), (404, "error"), (500, "error")]
-    {
+    for (code, status) in [
+        (200, "success"),
+        (204, "success"),
+        (302, "success"),
+        (399, "success"),
+        (400, "error"),
+        (404, "error"),
+        (500, "error"),
+    ] {
         let path = format!("/{code}");
         let script = daemon.serve(&path, &format!("#{{ status_code: {code} }}"));
         let record = daemon.execution(&daemon.get(&path).execution_id());
         assert_eq!((&record["status"], &record["response_code"]), (&json!(status), &json!(code)));
         let direct = daemon.post(&format!("/api/execute/{script}"), "").execution_id();
-        assert_eq!(daemon.execution(&direct)["status"], "success", "a direct call succeeds by ending without a fault");
+        assert_eq!(
+            daemon.execution(&direct)["status"],
+            "success",
+            "a direct call succeeds by ending without a fault"
+        );
     }
 }
 
@@ -98,15 +118,22 @@ fn who_leaves_is_served_to_the_end() {
             let found = running["items"][0]["id"].as_str().map(str::to_owned);
             let metrics = || daemon.api("GET", "/metrics", Value::Null).text();
             // A direct call has no row to be listed by.
-            found.or_else(|| (path == direct && metrics().contains("\npicloud_executor_running 1\n")).then(String::new))
+            found.or_else(|| {
+                (path == direct && metrics().contains("\npicloud_executor_running 1\n")).then(String::new)
+            })
         });
         drop(connection);
         let record = until("the record of the call that was left", || {
             let newest = daemon.done("GET", "/executions?limit=1", Value::Null)["items"][0].clone();
-            let is_it = newest["delivery"] == "abandoned" && newest["request_path"] == path && newest["request_method"] == method;
+            let is_it = newest["delivery"] == "abandoned"
+                && newest["request_path"] == path
+                && newest["request_method"] == method;
             is_it.then_some(newest)
         });
-        assert_eq!((&record["status"], &record["script_logs"][0]["message"]), (&json!("success"), &json!("done")));
+        assert_eq!(
+            (&record["status"], &record["script_logs"][0]["message"]),
+            (&json!("success"), &json!("done"))
+        );
         assert!(id.is_empty() || record["id"] == id.as_str());
     }
     let metrics = daemon.api("GET", "/metrics", Value::Null).text();

@@ -19,7 +19,10 @@ fn an_empty_directory_becomes_a_house() {
     assert!(secret.len() > 40, "{secret}");
     assert!(!daemon.log().contains(&secret) && daemon.log().contains("admin.key"), "{}", daemon.log());
     let apps = daemon.request("GET", "/api/v1/apps").key(&secret).send().json();
-    assert_eq!((&apps["items"][0]["slug"], apps["items"].as_array().unwrap().len()), (&Value::from("default"), 1));
+    assert_eq!(
+        (&apps["items"][0]["slug"], apps["items"].as_array().unwrap().len()),
+        (&Value::from("default"), 1)
+    );
     let domains = daemon.request("GET", "/api/v1/apps/default/domains").key(&secret).send().json();
     assert_eq!(domains["items"][0]["pattern"], "*");
     let hello = daemon.request("GET", "/hello/J%C3%BCrgen").host("any.test").send();

@@ -139,15 +139,16 @@ impl Connection {
     #[track_caller]
     pub(crate) fn answer(&mut self) -> Option<Answer> {
         let mut answer = self.head()?;
-        answer.body = match (answer.status, answer.header("content-length"), answer.header("transfer-encoding")) {
-            (204 | 304, _, _) => Vec::new(),
-            (_, Some(length), _) => self.take(length.parse().unwrap()),
-            (_, None, Some("chunked")) => self.chunks(),
-            (_, None, _) => {
-                while self.fill() {}
-                std::mem::take(&mut self.read)
-            }
-        };
+        answer.body =
+            match (answer.status, answer.header("content-length"), answer.header("transfer-encoding")) {
+                (204 | 304, _, _) => Vec::new(),
+                (_, Some(length), _) => self.take(length.parse().unwrap()),
+                (_, None, Some("chunked")) => self.chunks(),
+                (_, None, _) => {
+                    while self.fill() {}
+                    std::mem::take(&mut self.read)
+                }
+            };
         Some(answer)
     }
 

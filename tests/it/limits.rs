@@ -21,12 +21,27 @@ fn greedy_scripts_end_and_the_house_stands() {
         ("let f = |f| f.call(f); f.call(f)", 502, "runtime", ""),
         ("let s = \"x\"; loop { s += s }", 502, "runtime", "longer than 262144 bytes"),
         ("let s = \"x\"; s.pad(100000000, \"x\")", 502, "runtime", "longer than 262144 bytes"),
-        ("let s = \"aaaa\"; s.pad(200000, \"a\"); s.replace(\"a\", s)", 502, "runtime", "longer than 262144 bytes"),
+        (
+            "let s = \"aaaa\"; s.pad(200000, \"a\"); s.replace(\"a\", s)",
+            502,
+            "runtime",
+            "longer than 262144 bytes",
+        ),
         ("let a = []; loop { a.push(1) }", 502, "runtime", "more than 10000 items"),
         ("blob(100000000)", 502, "runtime", "more than 10000 items"),
         ("let m = #{}; for i in 0..100000 { m[`k${i}`] = `${i}`; } m", 507, "memory", "memory"),
-        ("let a = []; for i in 0..99 { let s = \"\"; s.pad(20000, \"x\"); a.push(s) }", 502, "runtime", "longer than 262144 bytes"),
-        ("fn f() { let s = \"\"; s.pad(260000, \"x\"); let t = s + \"\"; t += \"y\"; f(); } f()", 507, "memory", "bytes of memory"),
+        (
+            "let a = []; for i in 0..99 { let s = \"\"; s.pad(20000, \"x\"); a.push(s) }",
+            502,
+            "runtime",
+            "longer than 262144 bytes",
+        ),
+        (
+            "fn f() { let s = \"\"; s.pad(260000, \"x\"); let t = s + \"\"; t += \"y\"; f(); } f()",
+            507,
+            "memory",
+            "bytes of memory",
+        ),
         ("throw #{ deep: [1, #{ a: () }] }", 502, "runtime", r#"{"deep":[1,{"a":null}]}"#),
         ("throw || 1", 502, "runtime", "Runtime error"),
         ("let m = #{}; m.f = || m; m", 422, "validation", "has no JSON form"),
@@ -70,7 +85,11 @@ fn a_script_may_have_more_or_less() {
         ("let m = #{ a: 1, b: 2, c: 3 }; m.d = 4; m", json!({ "max_map_entries": 3 }), 502),
         ("fn f(n) { if n == 0 { 0 } else { f(n - 1) } } f(40)", json!({}), 502),
         ("fn f(n) { if n == 0 { 0 } else { f(n - 1) } } f(40)", json!({ "max_call_levels": 60 }), 200),
-        ("fn f(n) { let s = \"\"; s.pad(4000, \"x\"); if n == 0 { 1 } else { f(n - 1) } } f(30)", json!({ "max_memory_bytes": 65_536 }), 507),
+        (
+            "fn f(n) { let s = \"\"; s.pad(4000, \"x\"); if n == 0 { 1 } else { f(n - 1) } } f(30)",
+            json!({ "max_memory_bytes": 65_536 }),
+            507,
+        ),
     ] {
         let answer = run(&daemon, source, sandbox.clone());
         assert_eq!(answer.status, status, "{source} {sandbox}: {answer}");
@@ -82,7 +101,10 @@ fn nobody_may_have_more_than_the_device_gives() {
     let daemon = Setup::default().set("SCRIPTS_CEILINGS_MAX_OPERATIONS", 6_000_000).start();
     let script = daemon.script("1");
     for (sandbox, says) in [
-        (json!({ "max_operations": 6_000_001 }), "sandbox.max_operations is 6000001; this device allows 1 to 6000000"),
+        (
+            json!({ "max_operations": 6_000_001 }),
+            "sandbox.max_operations is 6000001; this device allows 1 to 6000000",
+        ),
         (json!({ "max_memory_bytes": 67_108_865 }), "sandbox.max_memory_bytes is 67108865"),
         (json!({ "max_string_bytes": 4_194_305 }), "sandbox.max_string_bytes is 4194305"),
         (json!({ "max_array_items": 100_001 }), "sandbox.max_array_items is 100001"),
@@ -94,7 +116,8 @@ fn nobody_may_have_more_than_the_device_gives() {
     ] {
         let new = json!({ "name": "greedy", "source": "1", "sandbox": sandbox });
         let created = daemon.api("POST", "/apps/default/scripts", new);
-        let patched = daemon.api("PATCH", &format!("/apps/default/scripts/{script}"), json!({ "sandbox": sandbox }));
+        let patched =
+            daemon.api("PATCH", &format!("/apps/default/scripts/{script}"), json!({ "sandbox": sandbox }));
         for answer in [created, patched] {
             assert_eq!(answer.status, 422, "{answer}");
             assert!(answer.error().contains(says), "{answer}");

@@ -39,7 +39,10 @@ fn lines_say_where_they_come_from() {
     {
         let seen = (&line["level"], &line["message"], &line["execution_id"]);
         assert_eq!(seen, (&json!(level), &json!(message), &json!(execution)));
-        assert_eq!((&line["script_id"], &line["script_name"], &line["app_id"]), (&json!(script), &json!("s"), app));
+        assert_eq!(
+            (&line["script_id"], &line["script_name"], &line["app_id"]),
+            (&json!(script), &json!("s"), app)
+        );
     }
     assert_eq!(lines.len(), 2);
 }
@@ -51,7 +54,14 @@ fn lines_are_filtered() {
     daemon.serve("/two", "print(\"two fish\")");
     daemon.get("/one");
     daemon.get("/two");
-    for (query, count) in [("", 2), ("?q=fish", 2), ("?q=one+f", 1), ("?q=bird", 0), (&format!("?script={one}"), 1), ("?app=default&q=two", 1)] {
+    for (query, count) in [
+        ("", 2),
+        ("?q=fish", 2),
+        ("?q=one+f", 1),
+        ("?q=bird", 0),
+        (&format!("?script={one}"), 1),
+        ("?app=default&q=two", 1),
+    ] {
         assert_eq!(daemon.all(&format!("/logs{query}")).len(), count, "{query}");
     }
     assert_eq!(daemon.api("GET", "/logs?app=nope", Value::Null).status, 404);
@@ -62,9 +72,11 @@ fn lines_are_filtered() {
 #[test]
 fn lines_come_as_they_are_written() {
     let daemon = Daemon::start();
-    let one = daemon.serve("/one", "print(\"one \" + request.query.n); if request.query.n == \"3\" { throw \"bad\" }");
+    let one = daemon
+        .serve("/one", "print(\"one \" + request.query.n); if request.query.n == \"3\" { throw \"bad\" }");
     daemon.serve("/two", "print(\"two\")");
-    let (mut all, mut some, mut words) = (tail(&daemon, ""), tail(&daemon, &format!("?script={one}")), tail(&daemon, "?q=two"));
+    let (mut all, mut some, mut words) =
+        (tail(&daemon, ""), tail(&daemon, &format!("?script={one}")), tail(&daemon, "?q=two"));
     daemon.get("/one?n=1");
     daemon.get("/two");
     daemon.post("/one?n=3", "");

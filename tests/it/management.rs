@@ -48,10 +48,24 @@ fn lives(daemon: &Daemon, list: &str, new: &Value, change: &Value, changed: &Val
     assert_eq!((removed.status, removed.body.len()), (204, 0), "{removed}");
     assert!(!found(&object));
     for method in ["GET", "PATCH", "DELETE"] {
-        refused(daemon, method, &one, if method == "PATCH" { json!({}) } else { Value::Null }, 404, "not found: ");
+        refused(
+            daemon,
+            method,
+            &one,
+            if method == "PATCH" { json!({}) } else { Value::Null },
+            404,
+            "not found: ",
+        );
     }
     for unknown in [UNKNOWN, "nope"] {
-        refused(daemon, "GET", &format!("{list}/{unknown}"), Value::Null, 404, &format!("not found: {unknown}"));
+        refused(
+            daemon,
+            "GET",
+            &format!("{list}/{unknown}"),
+            Value::Null,
+            404,
+            &format!("not found: {unknown}"),
+        );
     }
 }
 
@@ -60,8 +74,20 @@ fn every_object_has_its_life() {
     let daemon = Daemon::start();
     let script = daemon.script("1");
     let other = daemon.script("2");
-    lives(&daemon, "/apps", &json!({ "slug": "shop", "name": "Shop" }), &json!({ "name": "New" }), &json!({ "slug": "shop", "name": "New" }));
-    lives(&daemon, "/apps", &json!({ "slug": "shop" }), &json!({ "slug": "store" }), &json!({ "slug": "store", "name": "shop" }));
+    lives(
+        &daemon,
+        "/apps",
+        &json!({ "slug": "shop", "name": "Shop" }),
+        &json!({ "name": "New" }),
+        &json!({ "slug": "shop", "name": "New" }),
+    );
+    lives(
+        &daemon,
+        "/apps",
+        &json!({ "slug": "shop" }),
+        &json!({ "slug": "store" }),
+        &json!({ "slug": "store", "name": "shop" }),
+    );
     let pattern = |pattern: &str| json!({ "pattern": pattern });
     lives(&daemon, "/apps/default/domains", &pattern("a.test"), &pattern("*.b.test"), &pattern("*.b.test"));
     lives(
@@ -110,7 +136,10 @@ fn an_app_is_named_by_id_or_slug_and_takes_its_own_along() {
     }
     daemon.done("DELETE", "/apps/shop", Value::Null);
     assert_eq!(daemon.request("GET", "/x").host("shop.test").send().status, 404);
-    assert_eq!(daemon.post(&format!("/api/execute/{script}"), "").error(), format!("script not found: {script}"));
+    assert_eq!(
+        daemon.post(&format!("/api/execute/{script}"), "").error(),
+        format!("script not found: {script}")
+    );
     daemon.done("POST", "/apps/default/domains", json!({ "pattern": "shop.test" }));
 }
 
@@ -138,12 +167,22 @@ fn conflicts_are_409_and_name_the_field() {
         let says = format!("conflicts with GET /a/{{x}} (route {first})");
         refused(&daemon, "POST", "/apps/default/routes", route("GET", path), 409, &says);
     }
-    for (method, path) in [("POST", "/a/{y}"), ("ANY", "/a/{y}"), ("GET", "/a/{*y}"), ("GET", "/a/b"), ("GET", "/a/{y}/")] {
+    for (method, path) in
+        [("POST", "/a/{y}"), ("ANY", "/a/{y}"), ("GET", "/a/{*y}"), ("GET", "/a/b"), ("GET", "/a/{y}/")]
+    {
         daemon.done("POST", "/apps/default/routes", route(method, path));
     }
     daemon.route("GET", "/a/{y}", &script, json!({ "host": "a.test" }));
-    let literal = id(daemon.all("/apps/default/routes").iter().find(|route| route["path"] == "/a/b").unwrap());
-    refused(&daemon, "PATCH", &format!("/apps/default/routes/{literal}"), json!({ "path": "/a/{z}" }), 409, "conflicts");
+    let literal =
+        id(daemon.all("/apps/default/routes").iter().find(|route| route["path"] == "/a/b").unwrap());
+    refused(
+        &daemon,
+        "PATCH",
+        &format!("/apps/default/routes/{literal}"),
+        json!({ "path": "/a/{z}" }),
+        409,
+        "conflicts",
+    );
 }
 
 #[test]
@@ -168,15 +207,27 @@ fn what_cannot_be_is_422_and_names_the_field() {
         ("/apps", json!({ "slug": "a", "nmae": "x" }), "nmae"),
         ("/apps", json!([]), "body"),
         ("/apps/default/domains", json!({ "pattern": "a..b" }), "pattern: must be a host name"),
-        ("/apps/default/domains", json!({ "pattern": "a.test:80" }), "pattern: must be a host without a port"),
+        (
+            "/apps/default/domains",
+            json!({ "pattern": "a.test:80" }),
+            "pattern: must be a host without a port",
+        ),
         ("/apps/default/domains", json!({ "pattern": "müller.de" }), "pattern: must be ASCII"),
         ("/apps/default/domains", json!({}), "pattern"),
         ("/apps/default/scripts", json!({ "name": "s" }), "source"),
         ("/apps/default/scripts", json!({ "source": "1" }), "name"),
         ("/apps/default/scripts", json!({ "name": "s\n", "source": "1" }), "name"),
-        ("/apps/default/scripts", json!({ "name": "s", "source": "/".repeat(65_537) }), "source: is 65537 bytes long"),
+        (
+            "/apps/default/scripts",
+            json!({ "name": "s", "source": "/".repeat(65_537) }),
+            "source: is 65537 bytes long",
+        ),
         ("/apps/default/scripts", json!({ "name": "s", "source": "1", "access": "all" }), "access"),
-        ("/apps/default/scripts", json!({ "name": "s", "source": "1", "timeout_seconds": 301 }), "timeout_seconds: is 301"),
+        (
+            "/apps/default/scripts",
+            json!({ "name": "s", "source": "1", "timeout_seconds": 301 }),
+            "timeout_seconds: is 301",
+        ),
         ("/apps/default/routes", route("method", json!("GET POST")), "method"),
         ("/apps/default/routes", route("path", json!("x")), "path: must begin with '/'"),
         ("/apps/default/routes", route("path", json!("/{*rest}/x")), "path: has {*rest} before its end"),
@@ -216,7 +267,11 @@ fn a_source_is_compiled_before_it_is_stored() {
         let answer = daemon.api(method, path, body);
         assert_eq!(answer.status, 422, "{answer}");
         let body = answer.json();
-        assert_eq!((&body["line"], &body["column"], &body["field"]), (&json!(2), &json!(10), &json!("source")), "{body}");
+        assert_eq!(
+            (&body["line"], &body["column"], &body["field"]),
+            (&json!(2), &json!(10), &json!("source")),
+            "{body}"
+        );
         assert!(body["error"].is_string());
     }
     assert_eq!(daemon.done("POST", "/validate", json!({ "source": "1" })), json!({ "valid": true }));
@@ -236,17 +291,29 @@ fn every_source_is_a_version_that_can_come_back() {
         assert_eq!(daemon.get("/x").text(), source);
     }
     let versions = daemon.all(&format!("{one}/versions"));
-    let seen: Vec<(&Value, &Value)> = versions.iter().map(|version| (&version["version"], &version["source"])).collect();
-    let wanted = [(json!(4), json!("1")), (json!(3), json!("3")), (json!(2), json!("2")), (json!(1), json!("1"))];
+    let seen: Vec<(&Value, &Value)> =
+        versions.iter().map(|version| (&version["version"], &version["source"])).collect();
+    let wanted =
+        [(json!(4), json!("1")), (json!(3), json!("3")), (json!(2), json!("2")), (json!(1), json!("1"))];
     assert_eq!(seen, wanted.each_ref().map(|(version, source)| (version, source)));
     let back = daemon.done("POST", &format!("{one}/rollback"), json!({ "version": 2 }));
-    assert_eq!((&back["active_version"], &back["latest_version"], &back["source"]), (&json!(2), &json!(4), &json!("2")));
+    assert_eq!(
+        (&back["active_version"], &back["latest_version"], &back["source"]),
+        (&json!(2), &json!(4), &json!("2"))
+    );
     assert_eq!(daemon.get("/x").text(), "2");
     let record = daemon.execution(&daemon.get("/x").execution_id());
     assert_eq!(record["script_version"], 2);
     let next = daemon.done("PATCH", &one, json!({ "source": "5" }));
     assert_eq!(next["active_version"], 5, "versions are never written anew");
-    refused(&daemon, "POST", &format!("{one}/rollback"), json!({ "version": 9 }), 404, "version not found: 9");
+    refused(
+        &daemon,
+        "POST",
+        &format!("{one}/rollback"),
+        json!({ "version": 9 }),
+        404,
+        "version not found: 9",
+    );
     refused(&daemon, "POST", &format!("{one}/rollback"), json!({ "version": "x" }), 422, "version");
     refused(&daemon, "POST", &format!("{one}/rollback"), json!({}), 422, "version");
 }
@@ -264,7 +331,10 @@ fn one_can_ask_which_route_would_answer() {
     assert_eq!((&found["params"], &found["rest"]), (&json!({ "x": "café" }), &json!("b/c")));
     for (body, error) in [
         (json!({ "method": "POST", "path": "/a/1/2" }), "no route matches POST /a/1/2"),
-        (json!({ "method": "GET", "path": "/a/1/2", "host": "shop.test" }), "host \"shop.test\" belongs to app shop"),
+        (
+            json!({ "method": "GET", "path": "/a/1/2", "host": "shop.test" }),
+            "host \"shop.test\" belongs to app shop",
+        ),
     ] {
         assert_eq!(ask(body), json!({ "matched": false, "error": error }));
     }
@@ -283,7 +353,9 @@ fn only_keys_open_the_office() {
     let expired = daemon.done("POST", "/keys", expired)["secret"].as_str().unwrap().to_owned();
     let ask = |value: &str| daemon.request("GET", "/api/v1/apps").header("authorization", value).send();
     assert_eq!(ask(&format!("Bearer {secret}")).status, 200);
-    for header in ["Bearer wrong", "", "Bearer", &format!("Basic {secret}"), secret, &format!("Bearer {expired}")] {
+    for header in
+        ["Bearer wrong", "", "Bearer", &format!("Basic {secret}"), secret, &format!("Bearer {expired}")]
+    {
         let answer = ask(header);
         assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{header}");
     }
@@ -321,20 +393,37 @@ fn wrong_bodies_and_paths_are_told_apart() {
         (b"[\"shop\"]", 422, "body: must be a JSON object"),
         (&b"[".repeat(100_000)[..], 400, "invalid JSON body"),
         (&b"{\"slug\":".repeat(100_000)[..], 422, "slug"),
-        (&format!("{{\"slug\":\"{}\"}}", "x".repeat(1024 * 1024)).into_bytes()[..], 413, "1048576 bytes are allowed"),
+        (
+            &format!("{{\"slug\":\"{}\"}}", "x".repeat(1024 * 1024)).into_bytes()[..],
+            413,
+            "1048576 bytes are allowed",
+        ),
     ] {
         let answer = ask(body);
-        assert_eq!(answer.status, status, "{:?}: {answer}", String::from_utf8_lossy(&body[..body.len().min(40)]));
+        assert_eq!(
+            answer.status,
+            status,
+            "{:?}: {answer}",
+            String::from_utf8_lossy(&body[..body.len().min(40)])
+        );
         assert!(answer.error().contains(says), "{answer}");
     }
-    for path in ["/nothing", "/apps/default/nothing", "/apps/", "/executions/a/b", "/apps/default/scripts/x/y", ""] {
+    for path in
+        ["/nothing", "/apps/default/nothing", "/apps/", "/executions/a/b", "/apps/default/scripts/x/y", ""]
+    {
         let answer = daemon.api("GET", path, Value::Null);
         assert_eq!(answer.status, 404, "{path}: {answer}");
     }
     for path in ["/api", "/api/", "/api/v2/apps", "/api/v1"] {
         assert_eq!(daemon.get(path).status, 404, "{path}");
     }
-    for (path, allow) in [("/metrics", "GET"), ("/outbox", "GET"), ("/logs", "GET"), ("/health", "GET"), ("/dead-letters/purge", "POST")] {
+    for (path, allow) in [
+        ("/metrics", "GET"),
+        ("/outbox", "GET"),
+        ("/logs", "GET"),
+        ("/health", "GET"),
+        ("/dead-letters/purge", "POST"),
+    ] {
         let answer = daemon.api("DELETE", path, Value::Null);
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{path}: {answer}");
     }

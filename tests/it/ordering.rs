@@ -20,7 +20,11 @@ fn check(request: &Request, status: u16, error: &str) {
 fn particular() -> Daemon {
     let daemon = Daemon::start();
     for domain in daemon.all("/apps/default/domains") {
-        daemon.done("DELETE", &format!("/apps/default/domains/{}", domain["id"].as_str().unwrap()), Value::Null);
+        daemon.done(
+            "DELETE",
+            &format!("/apps/default/domains/{}", domain["id"].as_str().unwrap()),
+            Value::Null,
+        );
     }
     daemon.done("POST", "/apps/default/domains", json!({ "pattern": "known.test" }));
     daemon
@@ -67,7 +71,11 @@ fn direct_execution_checks_in_its_own_order() {
     check(&request("GET", "nonsense"), 405, "a script is executed with POST");
     check(&request("PUT", &script), 405, "a script is executed with POST");
     check(&request("POST", "nonsense"), 400, r#"bad request: "nonsense" is not a script id"#);
-    check(&request("POST", &format!("{script}/x")), 400, &format!(r#"bad request: "{script}/x" is not a script id"#));
+    check(
+        &request("POST", &format!("{script}/x")),
+        400,
+        &format!(r#"bad request: "{script}/x" is not a script id"#),
+    );
     check(&request("POST", UNKNOWN), 404, &format!("script not found: {UNKNOWN}"));
     check(&request("POST", &locked), 401, "this needs an api key: send Authorization: Bearer <key>");
     let bad = "bad request: invalid JSON body: EOF while parsing an object at line 1 column 1";
@@ -109,7 +117,8 @@ fn a_body_may_have_ten_mebibytes() {
     };
     let declared = |path: &str| {
         let mut connection = daemon.connect();
-        connection.send(format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", BODY_MAX + 1));
+        connection
+            .send(format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", BODY_MAX + 1));
         connection.answer().unwrap()
     };
     for answer in [chunked("/x"), declared("/x")] {
@@ -140,7 +149,8 @@ fn a_body_that_breaks_off_is_400() {
         }
     }
     let mut connection = daemon.connect();
-    connection.send("POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n[1]\r\n0\r\n\r\n");
+    connection
+        .send("POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n[1]\r\n0\r\n\r\n");
     let broken = connection.answer().unwrap();
     assert_eq!(broken.status, 400, "{broken}");
     assert!(broken.error().starts_with("bad request: body read failed: "), "{broken}");
@@ -176,7 +186,10 @@ fn json_is_demanded_but_not_of_an_empty_body() {
             assert!(bomb.error().contains("recursion limit"), "{bomb}");
         }
     }
-    assert_eq!(daemon.request("POST", "/x").header("content-type", "text/plain").body("x").send().status, 400);
+    assert_eq!(
+        daemon.request("POST", "/x").header("content-type", "text/plain").body("x").send().status,
+        400
+    );
 }
 
 #[test]

@@ -84,11 +84,15 @@ fn lists_of_what_happened() {
 #[test]
 fn lines_of_the_log() {
     let daemon = Daemon::start();
-    daemon.serve("/log", "print(request.query.n + \"a\"); print(request.query.n + \"b\"); throw request.query.n + \"c\"");
+    daemon.serve(
+        "/log",
+        "print(request.query.n + \"a\"); print(request.query.n + \"b\"); throw request.query.n + \"c\"",
+    );
     for n in 0..4 {
         daemon.get(&format!("/log?n={n}"));
     }
-    let text = |line: &Value| line["message"].as_str().unwrap().replace("Runtime error: ", "")[..2].to_owned();
+    let text =
+        |line: &Value| line["message"].as_str().unwrap().replace("Runtime error: ", "")[..2].to_owned();
     let whole: Vec<String> = daemon.all("/logs?limit=500").iter().map(text).collect();
     assert_eq!(whole, ["3c", "3b", "3a", "2c", "2b", "2a", "1c", "1b", "1a", "0c", "0b", "0a"]);
     for limit in [1, 2, 3, 5, 11, 12, 13] {
@@ -105,10 +109,15 @@ fn a_page_has_a_most_and_a_cursor_a_form() {
     }
     assert_eq!(daemon.done("GET", "/apps", Value::Null)["items"].as_array().map(Vec::len), Some(5));
     for list in ["/apps", "/keys", "/executions", "/outbox", "/dead-letters", "/logs"] {
-        for query in ["limit=0", "limit=6", "limit=x", "limit=-1", "cursor=x", "cursor=log:x", "cursor=row:x"] {
+        for query in ["limit=0", "limit=6", "limit=x", "limit=-1", "cursor=x", "cursor=log:x", "cursor=row:x"]
+        {
             let answer = daemon.api("GET", &format!("{list}?{query}"), Value::Null);
             let field = query.split('=').next().unwrap();
-            assert_eq!((answer.status, answer.json()["field"].as_str()), (422, Some(field)), "{list}?{query}: {answer}");
+            assert_eq!(
+                (answer.status, answer.json()["field"].as_str()),
+                (422, Some(field)),
+                "{list}?{query}: {answer}"
+            );
         }
     }
 }

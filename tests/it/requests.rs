@@ -129,7 +129,11 @@ fn any_method_that_is_a_token_is_served() {
     daemon.route("BREW", "/pot", &script, json!({}));
     assert_eq!(daemon.request("BREW", "/pot").send().status, 200);
     for (method, path) in [("GET", "/pot"), ("HEAD", "/pot"), ("OPTIONS", "/pot")] {
-        assert_eq!(daemon.request(method, path).send().status, 404, "{method}: nothing is answered for a script");
+        assert_eq!(
+            daemon.request(method, path).send().status,
+            404,
+            "{method}: nothing is answered for a script"
+        );
     }
 }
 

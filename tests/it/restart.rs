@@ -6,7 +6,8 @@ use crate::harness::{Daemon, Setup, until};
 
 #[test]
 fn async_rows_in_flight_run_again() {
-    let mut daemon = Setup::default().set("OUTBOX_BACKOFF_BASE_MS", 3_600_000).set("SCRIPTS_THREADS", 2).start();
+    let mut daemon =
+        Setup::default().set("OUTBOX_BACKOFF_BASE_MS", 3_600_000).set("SCRIPTS_THREADS", 2).start();
     daemon.serve_async("/x", "if ctx.attempt == 1 { sleep(50) } ctx.attempt");
     daemon.serve_async("/bad", "if ctx.attempt == 1 { retry_after(3); throw 1 } ctx.attempt");
     let retrying = daemon.accepted("/bad", "");
@@ -26,7 +27,10 @@ fn async_rows_in_flight_run_again() {
 #[test]
 fn a_sync_row_runs_once_more_and_finds_nobody() {
     let mut daemon = Daemon::start();
-    let script = daemon.script_with("if ctx.attempt == 1 { sleep(50) } print(ctx.attempt); 1", json!({ "timeout_seconds": 60 }));
+    let script = daemon.script_with(
+        "if ctx.attempt == 1 { sleep(50) } print(ctx.attempt); 1",
+        json!({ "timeout_seconds": 60 }),
+    );
     daemon.route("ANY", "/x", &script, json!({}));
     let mut waiting = daemon.request("POST", "/x").begin();
     let id = until("the call to run", || {
@@ -84,12 +88,24 @@ fn a_script_that_takes_the_house_down_is_dead_and_its_neighbours_live() {
         }
     });
     assert_eq!(kills, 3);
-    let letter = daemon.done("GET", &format!("/dead-letters/{}", end["dead_letter_id"].as_str().unwrap()), Value::Null);
-    assert_eq!((&letter["reason"], &letter["request"]["body"]), (&json!("crash"), &json!("[1]")), "{letter:#}");
+    let letter = daemon.done(
+        "GET",
+        &format!("/dead-letters/{}", end["dead_letter_id"].as_str().unwrap()),
+        Value::Null,
+    );
+    assert_eq!(
+        (&letter["reason"], &letter["request"]["body"]),
+        (&json!("crash"), &json!("[1]")),
+        "{letter:#}"
+    );
     let last = letter["attempts"].as_array().unwrap().last().unwrap();
     assert_eq!(last["error"], "PiCloud went down 3 times while this ran");
     let survivor = daemon.ended(&innocent);
-    assert_eq!((&survivor["status"], &survivor["response_body"]), (&json!("success"), &json!("2")), "{survivor:#}");
+    assert_eq!(
+        (&survivor["status"], &survivor["response_body"]),
+        (&json!("success"), &json!("2")),
+        "{survivor:#}"
+    );
     daemon.kill_and_start_again();
     assert_eq!(daemon.all("/dead-letters").len(), 1, "it stays dead");
     assert!(daemon.all("/outbox").is_empty());

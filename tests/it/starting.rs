@@ -60,7 +60,11 @@ fn an_address_that_is_taken_is_named() {
     let address = taken.local_addr().unwrap().to_string();
     let ran = picloud(&["serve", "--listen", &address, "--data-dir", dir.path().to_str().unwrap()], &[]);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains(&format!("cannot listen on {address}")) && ran.err.contains("--listen"), "{}", ran.err);
+    assert!(
+        ran.err.contains(&format!("cannot listen on {address}")) && ran.err.contains("--listen"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]

@@ -107,7 +107,14 @@ fn each_fault_has_its_status() {
     let daemon = Daemon::start();
     let none = || json!({});
     fails(&daemon, "throw \"no\"", none(), 502, "runtime", "Runtime error: no (line 1, position 1)");
-    fails(&daemon, "throw #{ code: 7 }", none(), 502, "runtime", r#"Runtime error: {"code":7} (line 1, position 1)"#);
+    fails(
+        &daemon,
+        "throw #{ code: 7 }",
+        none(),
+        502,
+        "runtime",
+        r#"Runtime error: {"code":7} (line 1, position 1)"#,
+    );
     fails(&daemon, "\n  fail(\"for good\")", none(), 502, "runtime", "for good (line 2, position 3)");
     fails(&daemon, "nope(1)", none(), 502, "runtime", "Function not found: nope (i64) (line 1, position 1)");
     fails(
@@ -184,11 +191,16 @@ fn without_a_free_bench_calls_wait_then_are_refused() {
         let metrics = daemon.api("GET", "/metrics", Value::Null).text();
         metrics.contains("\npicloud_executor_queue 1\n").then_some(())
     });
-    for refused in [daemon.get("/quick"), daemon.post("/quick", ""), daemon.post(&format!("/api/execute/{quick}"), "")] {
+    for refused in
+        [daemon.get("/quick"), daemon.post("/quick", ""), daemon.post(&format!("/api/execute/{quick}"), "")]
+    {
         assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{refused}");
         assert_eq!(refused.header("x-error-source"), Some("platform"), "{refused}");
         let (body, id) = (refused.json(), refused.execution_id());
-        assert_eq!(body, json!({ "error": "too many runs are waiting", "reason": "overloaded", "execution_id": id }));
+        assert_eq!(
+            body,
+            json!({ "error": "too many runs are waiting", "reason": "overloaded", "execution_id": id })
+        );
     }
     let late = waiting.answer().unwrap();
     assert_eq!((late.status, late.error().as_str()), (504, "request timed out"), "{late}");
@@ -198,7 +210,11 @@ fn without_a_free_bench_calls_wait_then_are_refused() {
         let record = daemon.execution(&late);
         record.get("delivery").is_some().then_some(record)
     });
-    assert_eq!((&record["status"], &record["delivery"]), (&json!("timeout"), &json!("abandoned")), "{record:#}");
+    assert_eq!(
+        (&record["status"], &record["delivery"]),
+        (&json!("timeout"), &json!("abandoned")),
+        "{record:#}"
+    );
 }
 
 fn first_running(daemon: &Daemon) -> Option<String> {

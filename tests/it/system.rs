@@ -12,11 +12,21 @@ fn health_readiness_and_version_need_no_key() {
     let ask = |path: &str| daemon.get(&format!("/api/v1{path}"));
     assert_eq!((ask("/health").status, ask("/health").json()), (200, json!({ "status": "ok" })));
     let ready = ask("/ready");
-    assert_eq!((ready.status, &ready.json()["ready"], &ready.json()["draining"]), (200, &json!(true), &json!(false)));
+    assert_eq!(
+        (ready.status, &ready.json()["ready"], &ready.json()["draining"]),
+        (200, &json!(true), &json!(false))
+    );
     let version = ask("/version").json();
-    assert_eq!((&version["name"], &version["version"]), (&json!("picloud"), &json!(env!("CARGO_PKG_VERSION"))));
+    assert_eq!(
+        (&version["name"], &version["version"]),
+        (&json!("picloud"), &json!(env!("CARGO_PKG_VERSION")))
+    );
     assert_eq!(version["schema"], picloud::store::SCHEMA);
-    assert_eq!(daemon.request("GET", "/api/v1/health").host("other.test").send().status, 200, "on every host");
+    assert_eq!(
+        daemon.request("GET", "/api/v1/health").host("other.test").send().status,
+        200,
+        "on every host"
+    );
 }
 
 /// Reads the Prometheus text format, version 0.0.4, strictly: samples by name and labels.
@@ -40,7 +50,8 @@ fn parse(text: &str) -> HashMap<String, f64> {
             assert_eq!(bare, current, "a sample stands below its own head");
             assert!(bare.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{line}");
             if let Some(labels) = name.strip_prefix(bare).filter(|labels| !labels.is_empty()) {
-                let inner = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix("\"}")).expect(line);
+                let inner =
+                    labels.strip_prefix('{').and_then(|labels| labels.strip_suffix("\"}")).expect(line);
                 assert!(inner.split_once("=\"").is_some_and(|(label, _)| !label.is_empty()), "{line}");
             }
             let value: f64 = value.parse().unwrap_or_else(|why| panic!("{line}: {why}"));

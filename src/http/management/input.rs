@@ -92,8 +92,7 @@ impl Call {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
-    let unreadable =
-        |why: serde_json::Error| Refusal::bad_request(format_args!("invalid JSON body: {why}"));
+    let unreadable = |why: serde_json::Error| Refusal::bad_request(format_args!("invalid JSON body: {why}"));
     if !bytes.trim_ascii_start().starts_with(b"{") {
         // A derived reader would take the fields from an array, too, by their order.
         serde_json::from_slice::<IgnoredAny>(bytes).map_err(unreadable)?;
