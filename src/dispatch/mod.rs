@@ -20,7 +20,7 @@ use uuid::Uuid;
 pub use inbox::{Inbox, Waiter};
 pub use policy::{Next, Policy};
 
-use crate::model::{ExecutionRecord, Row};
+use crate::model::{ExecutionRecord, Row, UnixMs};
 use crate::script::{Executor, Fault, FaultKind, Finished, Job, Lane, Response};
 use crate::store::{self, Recovered, Store};
 use dispatcher::Dispatcher;
@@ -245,9 +245,13 @@ impl Dispatch {
         }
         let mut sorted = recovered.to_vec();
         // What an interrupted run may have caused is tried after all that it cannot have.
-        sorted.sort_by_key(|found| (found.began, found.execution_id));
+        // A row whose turn did not come since it was interrupted stays under suspicion, or it would run beside
+        // the one that takes the process down, and share its fate.
+        let now = UnixMs::now();
+        let suspect = |found: &Recovered| found.began || (found.crashes > 0 && found.due_at <= now);
+        sorted.sort_by_key(|found| (suspect(found), found.execution_id));
         for found in sorted {
-            if !found.began {
+            if !suspect(&found) {
                 self.inner.dispatcher.orphan(found.execution_id, found.due_at, self.inner.policy.backoff_max);
                 continue;
             }

@@ -115,8 +115,7 @@ impl Listener {
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_time_max)
             .max_headers(limits.headers_max)
-            .max_buf_size(limits.header_bytes_max.max(8192))
-            .pipeline_flush(true);
+            .max_buf_size(limits.header_bytes_max.max(8192));
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&self.socket, &guests) => accepted,

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{self, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
@@ -78,6 +78,7 @@ struct House {
     guests: Guests,
     info: Arc<SystemInfo>,
     grace: Duration,
+    signals: Signals,
     broken: mpsc::UnboundedReceiver<store::Error>,
 }
 
@@ -105,6 +106,8 @@ impl House {
         let server =
             Server::new(settings, routes, store.clone(), dispatch.clone(), guests.clone(), info.clone());
         let listeners = bind(&runtime, &config.server.listen)?;
+        // Whoever is told that the house is open may also ask it to close.
+        let signals = runtime.block_on(async { Signals::listen() })?;
         dispatch.start(&recovered)?;
         let addresses: Vec<SocketAddr> = listeners.iter().map(Listener::address).collect();
         for listener in listeners {
@@ -112,15 +115,15 @@ impl House {
         }
         announce(&addresses, began);
         let grace = Duration::from_secs(config.server.drain_grace_seconds);
-        Ok(House { runtime, store, dispatch, guests, info, grace, broken })
+        Ok(House { runtime, store, dispatch, guests, info, grace, signals, broken })
     }
 
     /// Waits until the house is to close, and closes it.
     fn live(mut self) -> Result<(), Error> {
-        let why = self.runtime.block_on(wait_for_end(&mut self.broken))?;
+        let why = self.runtime.block_on(wait_for_end(&mut self.signals, &mut self.broken));
         notify(&[sd_notify::NotifyState::Stopping]);
         self.info.draining.store(true, Relaxed);
-        self.runtime.spawn(leave_at_second_signal());
+        self.runtime.spawn(leave_at_second_signal(self.signals));
         let until = Instant::now() + self.grace;
         // Outside in: guests first, then runs, last the writer.
         self.guests.ask_to_leave();
@@ -197,26 +200,37 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-async fn wait_for_end(broken: &mut mpsc::UnboundedReceiver<store::Error>) -> io::Result<Closing> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = terminate.recv() => Closing::Asked,
-        _ = interrupt.recv() => Closing::Asked,
+/// The signals that ask the house to close.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on they no longer end the process by themselves. Needs the event loop.
+    fn listen() -> io::Result<Signals> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Signals { terminate, interrupt })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn wait_for_end(signals: &mut Signals, broken: &mut mpsc::UnboundedReceiver<store::Error>) -> Closing {
+    tokio::select! {
+        () = signals.next() => Closing::Asked,
         Some(error) = broken.recv() => Closing::Broken(error),
-    })
+    }
 }
 
 /// Who asks twice does not want to wait. What was accepted is on the card.
-async fn leave_at_second_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+async fn leave_at_second_signal(mut signals: Signals) {
+    signals.next().await;
     tracing::warn!("stopped at once, at the second signal");
     std::process::exit(1);
 }

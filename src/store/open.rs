@@ -143,8 +143,9 @@ fn recover_outbox(txn: &WriteTransaction) -> Result<(Vec<Recovered>, u64), Error
             row.attempts = row.attempts.saturating_add(1);
             crashed.push((id.value(), codec::encode(&row)));
         }
-        let execution_id = row.execution_id;
-        recovered.push(Recovered { execution_id, due_at: row.due_at, began, sync: row.is_sync() });
+        let (execution_id, due_at, crashes, sync) =
+            (row.execution_id, row.due_at, row.crashes, row.is_sync());
+        recovered.push(Recovered { execution_id, due_at, began, crashes, sync });
     }
     for (id, bytes) in crashed {
         outbox.insert(id, bytes.as_slice())?;

@@ -69,6 +69,8 @@ pub struct Recovered {
     pub due_at: UnixMs,
     /// Whether that process may have begun it.
     pub began: bool,
+    /// How often a process died while it ran.
+    pub crashes: u16,
     /// Whether a caller waited for it.
     pub sync: bool,
 }

@@ -11,7 +11,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use uuid::Uuid;
 
 use super::Outcome;
@@ -92,6 +92,12 @@ impl Call {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    let unreadable = |why: serde_json::Error| Refusal::bad_request(format_args!("invalid JSON body: {why}"));
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        // A derived reader would take the fields from an array, too, by their order.
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(unreadable)?;
+        return Err(Refusal::invalid("body", "must be a JSON object"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
@@ -100,9 +106,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
             let field = if path == "." { "body" } else { path.as_str() };
             return Refusal::invalid(field, inner);
         }
-        Refusal::bad_request(format_args!("invalid JSON body: {inner}"))
+        unreadable(inner)
     })?;
-    reader.end().map_err(|error| Refusal::bad_request(format_args!("invalid JSON body: {error}")))?;
+    reader.end().map_err(unreadable)?;
     Ok(value)
 }
 
@@ -150,7 +156,9 @@ mod tests {
             ("", 400, "invalid JSON"),
             ("{", 400, "invalid JSON"),
             ("{\"count\":1} x", 400, "invalid JSON"),
-            ("[]", 422, "body"),
+            ("[]", 422, "body: must be a JSON object"),
+            ("[1]", 422, "body: must be a JSON object"),
+            ("[1", 400, "invalid JSON"),
             ("{}", 422, "missing field `count`"),
             ("{\"count\":300}", 422, "count: invalid value"),
             ("{\"count\":1,\"inner\":[1,\"x\"]}", 422, "inner[1]: invalid type"),

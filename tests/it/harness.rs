@@ -1,0 +1,384 @@
+//! Starts, drives, kills and looks after one daemon.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::http::{Answer, Connection, Request};
+
+/// The program under test.
+pub(crate) const PICLOUD: &str = env!("CARGO_BIN_EXE_picloud");
+/// The key that daemons are started with.
+pub(crate) const KEY: &str = "the-key-of-the-tests";
+/// Nothing that a test waits for takes longer, even on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Asks `look` until it finds something; fails with `what` if that takes too long.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A directory that goes when its test does.
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> TempDir {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("picloud-it-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        TempDir(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file into it and gives its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a program did, from start to end.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// Runs the program to its end in an empty environment but for `env`.
+#[track_caller]
+pub(crate) fn picloud<A: AsRef<OsStr>>(args: &[A], env: &[(&str, &str)]) -> Ran {
+    let mut command = Command::new(PICLOUD);
+    command.args(args).env_clear().envs(env.iter().copied());
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut process = Process(child);
+    let (out, err) = (slurp(process.0.stdout.take()), slurp(process.0.stderr.take()));
+    let status = process.wait("a command");
+    let code = status.code().unwrap_or(-1);
+    Ran { code, out: out.join().unwrap(), err: err.join().unwrap() }
+}
+
+fn slurp(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
+    let mut stream = stream.unwrap();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// A child that never outlives its test.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn wait(&mut self, what: &str) -> ExitStatus {
+        until(&format!("the end of {what}"), || self.0.try_wait().unwrap())
+    }
+
+    /// Sends a signal by its name.
+    #[track_caller]
+    pub(crate) fn signal(&self, name: &str) {
+        assert!(self.signal_if_alive(name), "{name} was not sent");
+    }
+
+    /// Sends a signal to a process that may be gone; it was not waited for, so its number is still its own.
+    pub(crate) fn signal_if_alive(&self, name: &str) -> bool {
+        let pid = self.0.id().to_string();
+        Command::new("kill").args(["-s", name, &pid]).stderr(Stdio::null()).status().unwrap().success()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a daemon is started with.
+#[derive(Clone, Default)]
+pub(crate) struct Setup {
+    env: Vec<(String, String)>,
+    no_device_key: bool,
+}
+
+impl Setup {
+    /// Sets a key of the configuration, by its environment variable without the prefix.
+    pub(crate) fn set(mut self, key: &str, value: impl ToString) -> Setup {
+        self.env.push((format!("PICLOUD_{key}"), value.to_string()));
+        self
+    }
+
+    /// Sets a variable of the environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Setup {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Without an admin key from the environment: the file in the data directory has one.
+    pub(crate) fn without_device_key(mut self) -> Setup {
+        self.no_device_key = true;
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn start(self) -> Daemon {
+        let dir = TempDir::new();
+        let (process, lines, address) = launch(&self, dir.path());
+        Daemon { setup: self, dir, process, lines, address }
+    }
+}
+
+type Lines = Arc<Mutex<Vec<String>>>;
+
+#[track_caller]
+fn launch(setup: &Setup, dir: &Path) -> (Process, Lines, SocketAddr) {
+    let mut command = Command::new(PICLOUD);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.join("data"));
+    command.env_clear().envs(setup.env.iter().cloned());
+    if !setup.no_device_key {
+        command.env("PICLOUD_API_KEY", KEY);
+    }
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut process = Process(child);
+    let lines = Lines::default();
+    let (stderr, kept) = (process.0.stderr.take().unwrap(), lines.clone());
+    thread::spawn(move || {
+        BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| kept.lock().unwrap().push(line));
+    });
+    let address = until("the daemon's ready line", || {
+        let ended = process.0.try_wait().unwrap();
+        assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", lines.lock().unwrap().join("\n"));
+        let lines = lines.lock().unwrap();
+        let url = lines.iter().find_map(|line| line.split_once("ready on http://"))?.1;
+        Some(url.split_whitespace().next()?.parse().unwrap())
+    });
+    (process, lines, address)
+}
+
+/// A running daemon with its directory.
+pub(crate) struct Daemon {
+    setup: Setup,
+    dir: TempDir,
+    pub(crate) process: Process,
+    lines: Lines,
+    pub(crate) address: SocketAddr,
+}
+
+impl Daemon {
+    #[track_caller]
+    pub(crate) fn start() -> Daemon {
+        Setup::default().start()
+    }
+
+    /// What it wrote to standard error.
+    pub(crate) fn log(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(crate) fn dir(&self) -> &TempDir {
+        &self.dir
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// As a power cut does, but for the card.
+    #[track_caller]
+    pub(crate) fn kill(&mut self) {
+        self.process.0.kill().unwrap();
+        self.process.wait("the killed daemon");
+    }
+
+    /// Starts it again on the same directory, after its end.
+    #[track_caller]
+    pub(crate) fn start_again(&mut self) {
+        let before = std::mem::take(&mut *self.lines.lock().unwrap());
+        let (process, lines, address) = launch(&self.setup, self.dir.path());
+        lines.lock().unwrap().splice(0..0, before);
+        (self.process, self.lines, self.address) = (process, lines, address);
+    }
+
+    #[track_caller]
+    pub(crate) fn kill_and_start_again(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// A request of the data plane, as it will be sent.
+    pub(crate) fn request(&self, method: &str, path: &str) -> Request {
+        Request::new(self.address, method, path)
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.request("GET", path).send()
+    }
+
+    #[track_caller]
+    pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
+        self.request("POST", path).body(body).send()
+    }
+
+    pub(crate) fn connect(&self) -> Connection {
+        Connection::open(self.address)
+    }
+
+    /// A request of the management API below `/api/v1`, with the device's key; null sends no body.
+    #[track_caller]
+    pub(crate) fn api(&self, method: &str, path: &str, body: Value) -> Answer {
+        let request = self.request(method, &format!("/api/v1{path}")).key(KEY);
+        let request = if body.is_null() { request } else { request.body(&body.to_string()) };
+        request.send()
+    }
+
+    /// The same, for what must succeed: the answer's JSON.
+    #[track_caller]
+    pub(crate) fn done(&self, method: &str, path: &str, body: Value) -> Value {
+        let answer = self.api(method, path, body);
+        assert!((200..300).contains(&answer.status), "{method} {path}: {answer}");
+        if answer.body.is_empty() { Value::Null } else { answer.json() }
+    }
+
+    /// Stores a script of app `default` and gives its id.
+    #[track_caller]
+    pub(crate) fn script(&self, source: &str) -> String {
+        self.script_with(source, json!({}))
+    }
+
+    /// The same with further fields.
+    #[track_caller]
+    pub(crate) fn script_with(&self, source: &str, fields: Value) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("script {}", COUNT.fetch_add(1, Relaxed));
+        let body = merged(json!({ "name": name, "source": source }), fields);
+        id(&self.done("POST", "/apps/default/scripts", body))
+    }
+
+    /// Binds a script of app `default`.
+    #[track_caller]
+    pub(crate) fn route(&self, method: &str, path: &str, script: &str, fields: Value) -> String {
+        let body = merged(json!({ "method": method, "path": path, "script_id": script }), fields);
+        id(&self.done("POST", "/apps/default/routes", body))
+    }
+
+    /// A script behind a route of any method, sync.
+    #[track_caller]
+    pub(crate) fn serve(&self, path: &str, source: &str) -> String {
+        let script = self.script(source);
+        self.route("ANY", path, &script, json!({}));
+        script
+    }
+
+    /// A script behind an async route.
+    #[track_caller]
+    pub(crate) fn serve_async(&self, path: &str, source: &str) -> String {
+        let script = self.script_with(source, json!({ "timeout_seconds": 60 }));
+        self.route("ANY", path, &script, json!({ "dispatch_mode": "async" }));
+        script
+    }
+
+    /// Calls an async route and gives the execution's id.
+    #[track_caller]
+    pub(crate) fn accepted(&self, path: &str, body: &str) -> String {
+        let answer = self.post(path, body);
+        assert_eq!(answer.status, 202, "{answer}");
+        answer.json()["execution_id"].as_str().unwrap().to_owned()
+    }
+
+    /// An execution as it is now.
+    #[track_caller]
+    pub(crate) fn execution(&self, id: &str) -> Value {
+        self.done("GET", &format!("/executions/{id}"), Value::Null)
+    }
+
+    /// An execution once its status is this.
+    #[track_caller]
+    pub(crate) fn execution_once(&self, id: &str, status: &str) -> Value {
+        until(&format!("execution {id} to be {status}"), || {
+            let answer = self.api("GET", &format!("/executions/{id}"), Value::Null);
+            Some(answer.json()).filter(|found| found["status"] == status)
+        })
+    }
+
+    /// An execution that has ended.
+    #[track_caller]
+    pub(crate) fn ended(&self, id: &str) -> Value {
+        let found = self.done("GET", &format!("/executions/{id}?wait=40"), Value::Null);
+        let open = ["queued", "running", "retrying"];
+        assert!(!open.iter().any(|status| found["status"] == *status), "has not ended: {found:#}");
+        found
+    }
+
+    /// All items of a list, over as many pages as it takes.
+    #[track_caller]
+    pub(crate) fn all(&self, path: &str) -> Vec<Value> {
+        let mut items = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let joint = if path.contains('?') { '&' } else { '?' };
+            let mut page = self.done("GET", &format!("{path}{joint}cursor={cursor}"), Value::Null);
+            items.extend(page["items"].as_array_mut().unwrap().drain(..));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = next.to_owned(),
+                None => return items,
+            }
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let log = self.log();
+            // Tests that wait ask often; that is not what went wrong.
+            let lines: Vec<&str> = log.lines().filter(|line| !line.contains("INFO GET /api/v1/")).collect();
+            eprintln!("--- what the daemon said:\n{}\n---", lines.join("\n"));
+        }
+    }
+}
+
+fn merged(mut object: Value, fields: Value) -> Value {
+    object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    object
+}
+
+/// The id of an object.
+#[track_caller]
+pub(crate) fn id(object: &Value) -> String {
+    object["id"].as_str().unwrap_or_else(|| panic!("no id in {object}")).to_owned()
+}

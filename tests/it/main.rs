@@ -1,0 +1,31 @@
+//! The daemon from outside: the real binary, real sockets, real signals, one module a feature.
+//!
+//! Each test starts its own daemon on a free port and an empty directory, so that all of them may run at once.
+//! Nothing sleeps for luck: tests wait for what they want to see, and say what they missed when it does not come.
+
+#![allow(clippy::unwrap_used, clippy::as_conversions, missing_docs, unreachable_pub)]
+
+mod harness;
+mod http;
+
+mod asynchronous;
+mod cli;
+mod concurrency;
+mod connections;
+mod context;
+mod dead_letters;
+mod drain;
+mod executions;
+mod first_run;
+mod hosts;
+mod limits;
+mod logs;
+mod management;
+mod ordering;
+mod pages;
+mod requests;
+mod restart;
+mod starting;
+mod status;
+mod system;
+mod tidy;
