@@ -200,22 +200,22 @@ fn row(script: &Script) -> Row {
     }
 }
 
-fn record(row: &Row) -> ExecutionRecord {
+fn record(row: &Row) -> ExecutionRecord<'_> {
     ExecutionRecord {
         id: row.execution_id,
         app_id: row.app_id,
         script_id: row.script_id,
-        script_name: row.script_name.clone(),
+        script_name: row.script_name.as_str().into(),
         script_version: 1,
         route_id: row.route_id,
-        request_id: row.request_id.clone(),
-        request_method: row.request.method.clone(),
-        request_path: row.request.path.clone(),
-        request_headers: row.request.headers.clone(),
+        request_id: row.request_id.as_str().into(),
+        request_method: row.request.method.as_str().into(),
+        request_path: row.request.path.as_str().into(),
+        request_headers: row.request.headers.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         request_body: BODY.into(),
         response_code: Some(200),
-        response_body: Some(format!("{{\"echo\":{BODY}}}")),
-        script_logs: Vec::new(),
+        response_body: Some(format!("{{\"echo\":{BODY}}}").into()),
+        script_logs: Vec::new().into(),
         duration_us: 20,
         status: Ended::Success,
         error: None,
