@@ -31,9 +31,9 @@ pub(crate) type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
 pub(crate) type Change = Box<dyn FnOnce(&mut Changes<'_>) -> (Reply, Result<bool, Error>) + Send>;
 
 /// More waiting commands than this wake the writer although nobody waits for it.
-const COMMANDS_WAKE: usize = 1024;
+const COMMANDS_WAKE: usize = 256;
 /// With more than this waiting the card cannot keep up, and relaxed rows must wait like strict ones.
-const COMMANDS_BUSY: usize = 16 * 1024;
+const COMMANDS_BUSY: usize = 4 * 1024;
 /// Quiet time after which the file is left so that even a power cut needs no repair at the next start.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(3);
 
@@ -378,9 +378,12 @@ impl Writer {
             else {
                 break;
             };
+            // A sleep towards a checkpoint only must end with the first command: its flush is due earlier.
+            queue.dormant = flush.is_none();
             let (locked, waited) =
                 self.shared.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner);
             queue = locked;
+            queue.dormant = false;
             if waited.timed_out() {
                 break;
             }
