@@ -47,6 +47,16 @@ struct State {
     last_tick: Option<Instant>,
 }
 
+/// What the thread has to do.
+struct Due {
+    /// Rows to be claimed.
+    claims: Vec<Entry>,
+    /// Whether the benches would run out of work before the next commit.
+    urgent: bool,
+    /// Rows whose claim is durable.
+    granted: Vec<Entry>,
+}
+
 struct Entry {
     id: Uuid,
     row: Option<Arc<Row>>,
@@ -91,7 +101,7 @@ pub(crate) fn start(dispatch: Dispatch) -> std::io::Result<()> {
 
 fn run(dispatch: &Dispatch) {
     let dispatcher = &dispatch.inner.dispatcher;
-    while let Some((claims, granted)) = dispatcher.wait() {
+    while let Some(Due { claims, urgent, granted }) = dispatcher.wait() {
         for entry in granted {
             let row = entry.row.or_else(|| dispatch.load(entry.id));
             match row {
@@ -105,7 +115,7 @@ fn run(dispatch: &Dispatch) {
         }
         let ids = claims.iter().map(|entry| entry.id).collect();
         let own = dispatch.clone();
-        dispatch.inner.store.claim(ids, move |claimed| match claimed {
+        dispatch.inner.store.claim(ids, urgent, move |claimed| match claimed {
             Ok(()) => own.inner.dispatcher.grant(claims),
             // The card failed; the house is about to stop, and the rows stay where they are.
             Err(error) => tracing::error!(%error, "rows could not be claimed"),
@@ -222,7 +232,7 @@ impl Dispatcher {
     }
 
     /// Sleeps until there is something to claim or to run. `None` when the house closes.
-    fn wait(&self) -> Option<(Vec<Entry>, Vec<Entry>)> {
+    fn wait(&self) -> Option<Due> {
         let mut state = lock(&self.state);
         loop {
             if state.closing {
@@ -231,9 +241,10 @@ impl Dispatcher {
             let now = Instant::now();
             state.last_tick = Some(now);
             state.wake_timers(now);
+            let urgent = state.claimed < CLAIMED_MAX / 2;
             let (claims, granted) = (state.take_claims(), std::mem::take(&mut state.granted));
             if !claims.is_empty() || !granted.is_empty() {
-                return Some((claims, granted));
+                return Some(Due { claims, urgent, granted });
             }
             let next = state
                 .timers

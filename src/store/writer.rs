@@ -191,9 +191,15 @@ impl Store {
         true
     }
 
-    /// Counts, durably, that these async rows begin an attempt.
-    pub fn claim(&self, ids: Vec<Uuid>, reply: impl FnOnce(Result<(), Error>) + Send + 'static) {
-        self.post(Command::Claim { ids, reply: Box::new(reply) }, true);
+    /// Counts, durably, that these async rows begin an attempt. Unless it is `urgent`, it waits for a commit that
+    /// is made anyway, or for the flush.
+    pub fn claim(
+        &self,
+        ids: Vec<Uuid>,
+        urgent: bool,
+        reply: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        self.post(Command::Claim { ids, reply: Box::new(reply) }, urgent);
     }
 
     /// Ends an attempt. Nobody waits for it: it is on the card with the next flush.
