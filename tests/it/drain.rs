@@ -42,7 +42,7 @@ fn requests_in_flight_are_finished() {
         assert!(call.is_closed());
     }
     assert_eq!(daemon.process.wait("the daemon").code(), Some(0));
-    assert!(daemon.log().ends_with("stopped"), "{}", daemon.log());
+    until("the last line", || daemon.log().ends_with("stopped").then_some(()));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_second_signal_ends_it_at_once() {
         daemon.process.0.try_wait().unwrap()
     });
     assert!(began.elapsed() < Duration::from_secs(10));
-    assert!(daemon.log().contains("at the second signal"), "{}", daemon.log());
+    until("the reason", || daemon.log().contains("at the second signal").then_some(()));
 }
 
 #[test]

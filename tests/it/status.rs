@@ -205,16 +205,13 @@ fn without_a_free_bench_calls_wait_then_are_refused() {
     let late = waiting.answer().unwrap();
     assert_eq!((late.status, late.error().as_str()), (504, "request timed out"), "{late}");
     let late = late.execution_id();
+    // Whether it still runs or is given up is a race with the bench that comes free; that it ends is not.
     let record = until("the record of the call that nobody waits for", || {
         daemon.done("POST", &format!("/executions/{}/cancel", first_running(&daemon)?), Value::Null);
         let record = daemon.execution(&late);
         record.get("delivery").is_some().then_some(record)
     });
-    assert_eq!(
-        (&record["status"], &record["delivery"]),
-        (&json!("timeout"), &json!("abandoned")),
-        "{record:#}"
-    );
+    assert_eq!(record["delivery"], "abandoned", "{record:#}");
 }
 
 fn first_running(daemon: &Daemon) -> Option<String> {
