@@ -91,7 +91,7 @@ fn copies_may_be_changed_and_originals_not() {
 #[test]
 fn logs_are_kept_in_order() {
     let outcome = run(
-        "print(\"a\"); debug(\"b\"); log::info(#{ n: 1 }); log::warn(()); log::error(1.5); fn f() { log::info('d') } f()",
+        "print(\"a\"); debug(\"b\"); log::info(#{ n: 1 }); log::warn(()); log::error(1.5); fn f() { log::info('d') } f(); log::debug(\"e\")",
     );
     let lines: Vec<(&str, &str)> = outcome.logs.iter().map(|line| (&*line.level, &*line.message)).collect();
     let debug = lines[1].1;
@@ -104,7 +104,8 @@ fn logs_are_kept_in_order() {
             ("info", "#{\"n\": 1}"),
             ("warn", ""),
             ("error", "1.5"),
-            ("info", "d")
+            ("info", "d"),
+            ("debug", "e")
         ]
     );
     let outcome = run("loop { print(\"x\") }");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rhai::{AST, Engine, OptimizationLevel};
+use rhai::{AST, Engine, OptimizationLevel, Token};
 
 use crate::model::ScriptSource;
 
@@ -55,6 +55,7 @@ pub fn compile(source: &ScriptSource) -> Result<Program, CompileError> {
         seen.fetch_or(context::is_given(info.name()), Ordering::Relaxed);
         Ok(true)
     });
+    free_debug(&mut engine);
     let text = source.as_str();
     let ast = engine.compile(text).map_err(|error| {
         let position = error.position();
@@ -69,6 +70,19 @@ pub fn compile(source: &ScriptSource) -> Result<Program, CompileError> {
     drop(is_defined);
     let bytes = usize::try_from(meter.net_bytes()).unwrap_or(0) + size_of::<Program>();
     Ok(Program { ast, names, bytes })
+}
+
+/// Lets `log::debug` be a name: `debug` alone is a reserved word of the language, and stays one.
+fn free_debug(engine: &mut Engine) {
+    let in_namespace = AtomicBool::new(false);
+    #[allow(deprecated, reason = "not deprecated, says the interpreter, but marked because it may change")]
+    engine.on_parse_token(move |token, _, _| {
+        let follows = in_namespace.swap(matches!(token, Token::DoubleColon), Ordering::Relaxed);
+        match token {
+            Token::Reserved(word) if follows && *word == "debug" => Token::Identifier(word),
+            other => other,
+        }
+    });
 }
 
 /// What holds for every engine, at compile time and at run time.

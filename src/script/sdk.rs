@@ -15,11 +15,10 @@ const RETRY_AFTER_SECONDS_MAX: i64 = 86_400;
 /// Longest text of a message, in bytes; the log cuts further.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
-/// `log::info(..)`, `log::warn(..)` and `log::error(..)`. `debug` is a reserved word of the language, so that its level
-/// is written by the bare `debug(..)`.
+/// `log::debug(..)`, `log::info(..)`, `log::warn(..)` and `log::error(..)`.
 pub(super) fn log(watch: &Arc<Watch>) -> Module {
     let mut module = Module::new();
-    for level in ["info", "warn", "error"] {
+    for level in ["debug", "info", "warn", "error"] {
         let watch = watch.clone();
         module.set_native_fn(level, move |value: Dynamic| -> Result<(), Box<EvalAltResult>> {
             watch.log(level, &text::display_cut(&value, 16 * 1024));

@@ -1,0 +1,162 @@
+//! The daemon under test: the real binary in its own process, set up over its management API like anybody's.
+//!
+//! Everything is at its default, the access log included, except that it listens on a free port and has a key
+//! in its environment. Its standard error goes to a file beside its data.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::Outcome;
+use crate::process::Process;
+
+/// The key of the daemon's environment. It guards nothing but a directory that is about to go.
+const KEY: &str = "bench";
+/// A daemon that is not ready by then never will be.
+const READY_TIME_MAX: Duration = Duration::from_secs(120);
+/// The body of every request: 13 bytes of JSON.
+pub(crate) const BODY: &str = r#"{"name":"pi"}"#;
+const SCRIPT: &str = "#{ echo: request.body }";
+
+/// A running daemon.
+pub(crate) struct Daemon {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
+    /// From the spawn to the line that says ready.
+    pub(crate) ready_after: Duration,
+    spawned_at: Instant,
+    agent: ureq::Agent,
+    log: PathBuf,
+}
+
+/// What the daemon counts, by name without `picloud_`.
+pub(crate) struct Metrics(HashMap<String, u64>);
+
+impl Daemon {
+    /// Starts a daemon on this directory and waits until it is ready.
+    pub(crate) fn start(dir: &Path, environment: &[(String, String)]) -> Outcome<Daemon> {
+        fs::create_dir_all(dir)?;
+        // An empty file of configuration hides that of this machine.
+        let (config, log) = (dir.join("empty.toml"), dir.join("stderr.log"));
+        File::create(&config)?;
+        let stderr = OpenOptions::new().create(true).append(true).open(&log)?;
+        stderr.set_len(0)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_picloud"));
+        command.args(["serve", "--listen", "127.0.0.1:0"]).arg("--config").arg(&config);
+        command.arg("--data-dir").arg(dir.join("data")).env_clear();
+        command.env("PICLOUD_API_KEY", KEY).envs(environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        let spawned_at = Instant::now();
+        let mut process = Process::spawn(&mut command)?;
+        let address = wait_until_ready(&mut process, &log)?;
+        let ready_after = spawned_at.elapsed();
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        Ok(Daemon { process, address, ready_after, spawned_at, agent, log })
+    }
+
+    /// How long ago the process was started.
+    pub(crate) fn age(&self) -> Duration {
+        self.spawned_at.elapsed()
+    }
+
+    /// Makes the routes that are measured, and sees that they answer. The script's id is told.
+    pub(crate) fn furnish(&self) -> Outcome<String> {
+        let script =
+            self.post("/api/v1/apps/default/scripts", &json!({ "name": "bench", "source": SCRIPT }))?;
+        let id = script["id"].as_str().ok_or("the script has no id")?.to_owned();
+        for (path, dispatch_mode, durability) in
+            [("/relaxed", "sync", "relaxed"), ("/strict", "sync", "strict"), ("/async", "async", "auto")]
+        {
+            let route = json!({
+                "method": "POST", "path": path, "script_id": id,
+                "dispatch_mode": dispatch_mode, "durability": durability,
+            });
+            self.post("/api/v1/apps/default/routes", &route)?;
+        }
+        let sent: Value = serde_json::from_str(BODY)?;
+        for path in ["/relaxed", "/strict", &format!("/api/execute/{id}")] {
+            let answer = self.post(path, &sent)?;
+            if answer["echo"] != sent {
+                return Err(format!("POST {path} does not echo: {answer}").into());
+            }
+        }
+        Ok(id)
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Outcome<Value> {
+        let request = self.agent.post(self.url(path)).header("authorization", format!("Bearer {KEY}"));
+        let mut answer = request.send_json(body)?;
+        if answer.status().is_success() {
+            return Ok(answer.body_mut().read_json()?);
+        }
+        let why = answer.body_mut().read_to_string()?;
+        Err(format!("POST {path}: {}: {}", answer.status(), why.trim()).into())
+    }
+
+    /// Sends a GET to a route and waits for a 200.
+    pub(crate) fn get(&self, path: &str) -> Outcome<String> {
+        let request = self.agent.get(self.url(path)).header("authorization", format!("Bearer {KEY}"));
+        let mut answer = request.call()?;
+        let body = answer.body_mut().read_to_string()?;
+        if answer.status() == 200 {
+            return Ok(body);
+        }
+        Err(format!("GET {path}: {}: {}", answer.status(), body.trim()).into())
+    }
+
+    /// What the daemon counted until now.
+    pub(crate) fn metrics(&self) -> Outcome<Metrics> {
+        let text = self.get("/api/v1/metrics")?;
+        let samples = text.lines().filter_map(|line| line.strip_prefix("picloud_")?.split_once(' '));
+        let parsed = samples.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
+        Ok(Metrics(parsed.collect()))
+    }
+
+    /// Empties the log, so that hours of access lines do not fill the disk.
+    pub(crate) fn forget_log(&self) -> Outcome<()> {
+        Ok(OpenOptions::new().write(true).open(&self.log)?.set_len(0)?)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+impl Metrics {
+    /// The value now.
+    pub(crate) fn value(&self, name: &str) -> Outcome<u64> {
+        Ok(*self.0.get(name).ok_or_else(|| format!("the metrics have no picloud_{name}"))?)
+    }
+
+    /// How much it grew since `earlier`.
+    pub(crate) fn since(&self, earlier: &Metrics, name: &str) -> Outcome<u64> {
+        Ok(self.value(name)?.saturating_sub(earlier.value(name)?))
+    }
+}
+
+fn wait_until_ready(process: &mut Process, log: &Path) -> Outcome<SocketAddr> {
+    let began = Instant::now();
+    while began.elapsed() < READY_TIME_MAX {
+        let said = fs::read_to_string(log)?;
+        if let Some(address) = ready_address(&said) {
+            return Ok(address);
+        }
+        if let Some(status) = process.child.try_wait()? {
+            return Err(format!("the daemon ended with {status}: {}", said.trim()).into());
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    Err("the daemon does not become ready".into())
+}
+
+fn ready_address(said: &str) -> Option<SocketAddr> {
+    let (_, after) = said.split_once("ready on http://")?;
+    // Without what follows it, the address may be cut.
+    let (address, _) = after.split_once(char::is_whitespace)?;
+    address.parse().ok()
+}

@@ -1,0 +1,68 @@
+//! The benchmark: `cargo bench`, or `cargo bench -- --help` for what can be chosen.
+//!
+//! It drives the real daemon in its own process, over loopback, with a load generator of one thread, and holds
+//! every rate against a bare hyper echo server measured seconds before under the same load: machines differ and
+//! are noisy, ratios less so. Both servers and the generator share the cores. It says what it saw and which goals
+//! were reached; it asserts nothing about speed, so it fails only if something does not work.
+//!
+//! [`load`] is the generator, [`bare`] the yardstick, [`daemon`] the daemon under test and what its metrics say,
+//! [`rounds`] the order of measurements; [`startup`] and [`matching`] need no load; [`report`] prints.
+
+mod args;
+mod bare;
+mod daemon;
+mod histogram;
+mod load;
+mod machine;
+mod matching;
+mod numbers;
+mod process;
+mod report;
+mod rounds;
+mod seed;
+mod startup;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use args::{Args, Subject};
+use report::Report;
+
+/// What went wrong, for the person at the desk: nobody handles it.
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let args = Args::read();
+    let done = if args.bare_hyper { bare::serve() } else { bench(&args) };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(args: &Args) -> Outcome<()> {
+    let dir = args.dir().join(format!("picloud-bench-{}", std::process::id()));
+    fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let measured = measure(args, &dir);
+    let removed = fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()));
+    print!("{}", measured?);
+    Ok(removed?)
+}
+
+fn measure(args: &Args, dir: &Path) -> Outcome<Report> {
+    let mut report = Report::new(&machine::describe(dir)?, args);
+    if args.wants_load() {
+        report.add_rounds(&rounds::run(args, dir)?);
+    }
+    if args.wants(Subject::Start) {
+        report.add_starts(&startup::run(args, dir)?);
+    }
+    if args.wants(Subject::Match) {
+        report.add_matches(&matching::run(args)?);
+    }
+    Ok(report)
+}

@@ -1,0 +1,247 @@
+//! The report: tables that read as text and as Markdown, and which goals were reached. No goal ever fails a run.
+
+use std::fmt::{self, Display};
+
+use crate::args::{Args, Subject};
+use crate::matching::Matching;
+use crate::numbers::float;
+use crate::rounds::{Rounds, Runs};
+use crate::startup::Start;
+
+const MEGABYTE: f64 = 1e6;
+
+/// Everything that is printed at the end.
+pub(crate) struct Report {
+    head: String,
+    tables: Vec<Table>,
+    goals: Table,
+}
+
+/// A table; the first column is text, the others are figures.
+struct Table {
+    title: String,
+    rows: Vec<Vec<String>>,
+}
+
+impl Report {
+    /// A report that so far says where, how and with what was measured.
+    pub(crate) fn new(machine: &str, args: &Args) -> Report {
+        let environment: Vec<_> =
+            args.environment.iter().map(|(name, value)| format!(", {name}={value}")).collect();
+        let head = format!(
+            "machine: {machine}\n\
+             command: {}\n\
+             daemon: default configuration, access log to a file{}\n\
+             load: one thread beside the server, POST of 13 bytes, {:.1} s after {:.1} s of warm-up, medians of {} rounds\n",
+            Args::command(),
+            environment.concat(),
+            args.measured().as_secs_f64(),
+            args.warm_up().as_secs_f64(),
+            args.rounds(),
+        );
+        let goals = Table::new("Goals", &["goal", "wanted", "seen", ""]);
+        Report { head, tables: Vec::new(), goals }
+    }
+
+    /// What was measured under load.
+    pub(crate) fn add_rounds(&mut self, rounds: &Rounds) {
+        let mut table = Table::new(
+            "Under load; cpu and all figures per request include warm-up and what is done after the answer",
+            &[
+                "what",
+                "connections",
+                "req/s",
+                "of bare",
+                "p50 ms",
+                "p99 ms",
+                "cpu us/req",
+                "fsyncs/req",
+                "bytes/req",
+                "commits/req",
+                "peak MB",
+                "drain s",
+                "errors",
+            ],
+        );
+        for runs in &rounds.results {
+            table.add(load_row(runs));
+        }
+        self.tables.push(table);
+        self.judge_rounds(rounds);
+    }
+
+    fn judge_rounds(&mut self, rounds: &Rounds) {
+        use Subject::{Async, Relaxed, Strict};
+        let find = |subject, connections| {
+            rounds.results.iter().find(|runs| runs.subject == subject && runs.connections == connections)
+        };
+        let ratio = |runs: &Runs| runs.median(|run| run.ratio);
+        for (subject, connections, wanted) in [(Relaxed, 32, 0.6), (Relaxed, 128, 0.6), (Strict, 128, 0.4)] {
+            if let Some(runs) = find(subject, connections) {
+                self.at_least(
+                    &format!("{} of bare hyper, {connections} connections", name(subject)),
+                    wanted,
+                    ratio(runs),
+                );
+            }
+        }
+        for strict in rounds.results.iter().filter(|runs| runs.subject == Strict) {
+            if let Some(accept) = find(Async, strict.connections) {
+                let seen = accept.median(|run| run.rate) / strict.median(|run| run.rate);
+                self.at_least(&format!("async of strict, {} connections", strict.connections), 1.0, seen);
+            }
+        }
+        if let Some(runs) = find(Strict, 128) {
+            self.at_most(
+                "fsyncs for each strict request, 128 connections",
+                0.05,
+                runs.median(|run| run.fsyncs),
+                4,
+            );
+        }
+        self.at_most("resident memory, idle, MB", 25.0, float(rounds.idle_bytes) / MEGABYTE, 1);
+        let daemon = rounds.results.iter().filter(|runs| runs.subject != Subject::Bare);
+        let peak = daemon.map(|runs| runs.median(|run| run.peak_bytes)).fold(0.0, f64::max);
+        if peak > 0.0 {
+            self.at_most("resident memory, loaded, MB", 80.0, peak / MEGABYTE, 1);
+        }
+    }
+
+    /// How long starts took.
+    pub(crate) fn add_starts(&mut self, starts: &[Start]) {
+        let mut table = Table::new(
+            "Start, from the spawn; the file is in the system's memory",
+            &["routes", "log rows", "file MB", "ready ms", "first answer ms"],
+        );
+        for start in starts {
+            let (routes, log_rows) = (start.routes.to_string(), start.log_rows.to_string());
+            let file = format!("{:.1}", float(start.file_bytes) / MEGABYTE);
+            table.add(vec![
+                routes,
+                log_rows,
+                file,
+                format!("{:.1}", start.ready_ms),
+                format!("{:.1}", start.answer_ms),
+            ]);
+            let what = format!("ready with {} routes and {} log rows, ms", start.routes, start.log_rows);
+            self.at_most(&what, 150.0, start.ready_ms, 1);
+        }
+        self.tables.push(table);
+    }
+
+    /// How long look-ups took; the first is the measure of the others.
+    pub(crate) fn add_matches(&mut self, matches: &[Matching]) {
+        let mut table = Table::new("Route match, in process", &["routes", "ns/match", "of the first"]);
+        let first = matches.first().map_or(0.0, |first| first.nanos);
+        for matching in matches {
+            let ratio = matching.nanos / first;
+            table.add(vec![
+                matching.routes.to_string(),
+                format!("{:.0}", matching.nanos),
+                format!("{ratio:.2}"),
+            ]);
+        }
+        if let Some(last) = matches.last() {
+            self.at_most(
+                &format!("match among {} routes, of that among 10", last.routes),
+                3.0,
+                last.nanos / first,
+                2,
+            );
+        }
+        self.tables.push(table);
+    }
+
+    fn at_least(&mut self, what: &str, wanted: f64, seen: f64) {
+        let row = [what.into(), format!(">= {wanted}"), format!("{seen:.2}"), verdict(seen >= wanted)];
+        self.goals.add(row.into());
+    }
+
+    fn at_most(&mut self, what: &str, wanted: f64, seen: f64, digits: usize) {
+        let row = [what.into(), format!("<= {wanted}"), format!("{seen:.digits$}"), verdict(seen <= wanted)];
+        self.goals.add(row.into());
+    }
+}
+
+fn verdict(reached: bool) -> String {
+    if reached { "reached".into() } else { "missed".into() }
+}
+
+fn name(subject: Subject) -> &'static str {
+    match subject {
+        Subject::Bare => "bare hyper",
+        Subject::Relaxed => "sync relaxed",
+        Subject::Strict => "sync strict",
+        Subject::Async => "async accept",
+        Subject::Direct => "direct execute",
+        Subject::Start => "start",
+        Subject::Match => "match",
+    }
+}
+
+fn load_row(runs: &Runs) -> Vec<String> {
+    let errors: Vec<_> = runs.errors().into_iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+    let of_daemon = |text: String| if runs.subject == Subject::Bare { "-".into() } else { text };
+    let drain = runs.median(|run| run.drain_s);
+    vec![
+        name(runs.subject).into(),
+        runs.connections.to_string(),
+        format!("{:.0}", runs.median(|run| run.rate)),
+        format!("{:.2}", runs.median(|run| run.ratio)),
+        format!("{:.3}", runs.median(|run| run.p50_ms)),
+        format!("{:.3}", runs.median(|run| run.p99_ms)),
+        format!("{:.1}", runs.median(|run| run.cpu_us)),
+        of_daemon(format!("{:.4}", runs.median(|run| run.fsyncs))),
+        of_daemon(format!("{:.0}", runs.median(|run| run.written_bytes))),
+        of_daemon(format!("{:.4}", runs.median(|run| run.commits))),
+        format!("{:.1}", runs.median(|run| run.peak_bytes) / MEGABYTE),
+        if runs.subject == Subject::Async { format!("{drain:.1}") } else { "-".into() },
+        if errors.is_empty() { "0".into() } else { errors.join(", ") },
+    ]
+}
+
+impl Table {
+    fn new(title: &str, heads: &[&str]) -> Table {
+        Table { title: title.into(), rows: vec![heads.iter().map(|head| (*head).into()).collect()] }
+    }
+
+    fn add(&mut self, row: Vec<String>) {
+        self.rows.push(row);
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let width = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
+        (0..columns).map(|column| width(column).unwrap_or(0).max(2)).collect()
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widths = self.widths();
+        writeln!(f, "## {}\n", self.title)?;
+        for (index, row) in self.rows.iter().enumerate() {
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                if column == 0 { write!(f, "| {cell:<width$} |")? } else { write!(f, " {cell:>width$} |")? }
+            }
+            writeln!(f)?;
+            if index == 0 {
+                let rule = |column: usize, width: &usize| match column {
+                    0 => format!("|{}|", "-".repeat(width + 2)),
+                    _ => format!("{}:|", "-".repeat(width + 1)),
+                };
+                let rules = widths.iter().enumerate().map(|(column, width)| rule(column, width));
+                writeln!(f, "{}", rules.collect::<String>())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.head)?;
+        let goals = Some(&self.goals).filter(|goals| goals.rows.len() > 1);
+        self.tables.iter().chain(goals).try_for_each(|table| writeln!(f, "{table}"))
+    }
+}
