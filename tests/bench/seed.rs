@@ -211,7 +211,12 @@ fn record(row: &Row) -> ExecutionRecord<'_> {
         request_id: row.request_id.as_str().into(),
         request_method: row.request.method.as_str().into(),
         request_path: row.request.path.as_str().into(),
-        request_headers: row.request.headers.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        request_headers: row
+            .request
+            .headers
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
         request_body: BODY.into(),
         response_code: Some(200),
         response_body: Some(format!("{{\"echo\":{BODY}}}").into()),
