@@ -83,7 +83,8 @@ fn a_letter_is_run_again_in_the_version_that_is_wanted() {
     assert_eq!(letters.len(), 1, "the old letter is gone, and a new one has come");
     let second = &letters[0];
     assert_eq!((&second["redriven_from"], &second["request"]["body"]), (&first["id"], &json!("[7]")));
-    for (path, body) in [(format!("/dead-letters/{}/redrive", id(second)), json!({}))] {
+    {
+        let (path, body) = (format!("/dead-letters/{}/redrive", id(second)), json!({}));
         let active = daemon.done("POST", &path, body);
         let end = daemon.ended(active["execution_id"].as_str().unwrap());
         assert_eq!(

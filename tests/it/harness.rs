@@ -262,7 +262,7 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn api(&self, method: &str, path: &str, body: Value) -> Answer {
         let request = self.request(method, &format!("/api/v1{path}")).key(KEY);
-        let request = if body.is_null() { request } else { request.body(&body.to_string()) };
+        let request = if body.is_null() { request } else { request.body(body.to_string()) };
         request.send()
     }
 
@@ -352,7 +352,7 @@ impl Daemon {
         loop {
             let joint = if path.contains('?') { '&' } else { '?' };
             let mut page = self.done("GET", &format!("{path}{joint}cursor={cursor}"), Value::Null);
-            items.extend(page["items"].as_array_mut().unwrap().drain(..));
+            items.append(page["items"].as_array_mut().unwrap());
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = next.to_owned(),
                 None => return items,
