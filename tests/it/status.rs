@@ -181,11 +181,15 @@ fn without_a_free_bench_calls_wait_then_are_refused() {
     daemon.route("GET", "/long", &long, json!({}));
     let quick = daemon.script_with("1", json!({ "timeout_seconds": 1 }));
     daemon.route("ANY", "/quick", &quick, json!({}));
-    let _held = [daemon.request("GET", "/long").begin(), daemon.request("GET", "/long").begin()];
-    until("both benches to be taken", || {
-        let running = daemon.done("GET", "/executions?status=running", Value::Null);
-        (running["items"].as_array()?.len() == 2).then_some(())
-    });
+    let mut held = Vec::new();
+    for taken in 1..=2 {
+        // One by one: a call that no bench has taken yet fills the queue.
+        held.push(daemon.request("GET", "/long").begin());
+        until("a bench to be taken", || {
+            let running = daemon.done("GET", "/executions?status=running", Value::Null);
+            (running["items"].as_array()?.len() == taken).then_some(())
+        });
+    }
     let mut waiting = daemon.request("POST", "/quick").begin();
     until("a third call to wait", || {
         let metrics = daemon.api("GET", "/metrics", Value::Null).text();
