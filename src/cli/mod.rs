@@ -1,6 +1,6 @@
 //! The command line: `picloud serve` starts the daemon, every other verb is a client of its management API.
 //!
-//! Each verb has a file with its arguments and what it does; [`run`] parses, dispatches and turns errors into exit
+//! Each verb has a file with its arguments and what it does; [`run()`] parses, dispatches and turns errors into exit
 //! codes. The verbs talk HTTP only: none opens the store. No secret is ever an argument, because arguments are
 //! visible to every user of the machine, and none is printed but that of a new key, once.
 //! Only `main` calls this room.

@@ -189,8 +189,6 @@ pub struct Outbox {
     pub age_max_seconds: u64,
     /// Crashes of the daemon during one row's runs before it is a dead letter.
     pub crashes_max: u16,
-    /// Triggers that may lead to one another.
-    pub depth_max: u16,
 }
 
 impl Default for Outbox {
@@ -204,7 +202,6 @@ impl Default for Outbox {
             backoff_max_seconds: 600,
             age_max_seconds: 6 * 3600,
             crashes_max: 3,
-            depth_max: 8,
         }
     }
 }

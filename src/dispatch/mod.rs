@@ -3,7 +3,7 @@
 //! A sync row goes straight to the workshop, before or after its commit as it was promised, and its answer to
 //! the one who waits in the [`Inbox`]. Async rows pass the [`dispatcher`], which claims them when there is room,
 //! times their retries and counts their crashes. One function routes every outcome. This room knows nothing of
-//! HTTP: a failed run is a [`Fault`](crate::script::Fault), and what status that is, is for others to say.
+//! HTTP: a failed run is a [`Fault`], and what status that is, is for others to say.
 
 mod dispatcher;
 mod inbox;

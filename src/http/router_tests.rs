@@ -6,7 +6,10 @@ use uuid::Uuid;
 use super::*;
 use crate::model::{Access, BodyMode, DispatchMode, Domain, Durability, Name, Slug, UnixMs};
 
-fn catalog(apps: &[(&str, &[&str], &[(&str, &str)])]) -> Catalog {
+/// Slug, claims, and routes as a method and a host with a path.
+type Sketch<'s> = (&'s str, &'s [&'s str], &'s [(&'s str, &'s str)]);
+
+fn catalog(apps: &[Sketch<'_>]) -> Catalog {
     let mut catalog = Catalog::default();
     let mut next = 0;
     let mut id = || {
@@ -46,7 +49,7 @@ fn catalog(apps: &[(&str, &[&str], &[(&str, &str)])]) -> Catalog {
     catalog
 }
 
-fn table(apps: &[(&str, &[&str], &[(&str, &str)])]) -> RouteTable {
+fn table(apps: &[Sketch<'_>]) -> RouteTable {
     RouteTable::build(&catalog(apps), &RouteTable::default())
 }
 

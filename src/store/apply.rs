@@ -176,8 +176,8 @@ impl Applier {
         checkpoint: bool,
         hooks: &Hooks,
     ) -> Result<(), Error> {
-        let flush = (flush && (self.waiting_since.is_some() || checkpoint))
-            || checkpoint
+        let flush = checkpoint
+            || (flush && self.waiting_since.is_some())
             || self.tail.waiting_bytes() >= LOG_WAITS_MAX;
         let promised = !batch.enqueues.is_empty() || !batch.claims.is_empty() || !batch.dead.is_empty();
         let visible = !batch.settled.is_empty() && self.waiting_since.is_some();
@@ -187,7 +187,7 @@ impl Applier {
         }
         let mut txn = db.begin_write()?;
         let mut catalog = self.catalog.clone();
-        let (replies, enqueued, changed) =
+        let Made { replies, enqueued, wrote: changed } =
             make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
         let durable = flush || promised || changed || !batch.retries.is_empty();
         self.count_enqueued(&enqueued);
@@ -329,12 +329,15 @@ impl Batch {
     }
 }
 
+/// What came of a batch's changes.
+struct Made {
+    replies: Vec<Reply>,
+    enqueued: Vec<Arc<Row>>,
+    wrote: bool,
+}
+
 /// Makes the changes; says whom to tell, which rows came of them, and whether any of them wrote.
-fn make_changes(
-    txn: &WriteTransaction,
-    catalog: &mut Catalog,
-    changes: Vec<Change>,
-) -> Result<(Vec<Reply>, Vec<Arc<Row>>, bool), Error> {
+fn make_changes(txn: &WriteTransaction, catalog: &mut Catalog, changes: Vec<Change>) -> Result<Made, Error> {
     let mut desk = Changes::new(txn, catalog);
     let mut wrote = false;
     let mut replies = Vec::with_capacity(changes.len());
@@ -343,7 +346,7 @@ fn make_changes(
         wrote |= changed?;
         replies.push(reply);
     }
-    Ok((replies, desk.enqueued, wrote))
+    Ok(Made { replies, enqueued: desk.enqueued, wrote })
 }
 
 fn weight(bytes: &[u8]) -> u64 {

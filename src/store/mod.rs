@@ -28,4 +28,4 @@ pub use log::{EncodedRecord, encode_record};
 pub use open::Settings;
 pub use read::{ExecutionFilter, Page, Position, Snapshot, Stopped};
 pub use tables::SCHEMA;
-pub use writer::{End, Hooks, Load, Recovered, Startable, Store};
+pub use writer::{CatalogHook, End, Hooks, Load, Recovered, Startable, Store};

@@ -75,10 +75,13 @@ pub struct Recovered {
     pub sync: bool,
 }
 
+/// Called with each new set-up.
+pub type CatalogHook = Box<dyn Fn(&Arc<Catalog>) + Send>;
+
 /// What the writer calls, on its own thread.
 pub struct Hooks {
     /// After a commit that changed the set-up, before anyone is told: builds what is derived from it.
-    pub catalog: Box<dyn Fn(&Arc<Catalog>) + Send>,
+    pub catalog: CatalogHook,
     /// After a commit that put rows into the outbox on an operator's behalf.
     pub enqueued: Box<dyn Fn(Vec<Arc<Row>>) + Send>,
     /// Once, when the card failed: nothing will be accepted any more.

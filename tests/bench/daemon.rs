@@ -55,7 +55,9 @@ impl Daemon {
         let mut process = Process::spawn(&mut command)?;
         let address = wait_until_ready(&mut process, &log)?;
         let ready_after = spawned_at.elapsed();
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        // A connection kept for later may be one that the daemon has let go.
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0);
+        let agent = agent.build().new_agent();
         Ok(Daemon { process, address, ready_after, spawned_at, agent, log })
     }
 
@@ -120,6 +122,16 @@ impl Daemon {
     /// Empties the log, so that hours of access lines do not fill the disk.
     pub(crate) fn forget_log(&self) -> Outcome<()> {
         Ok(OpenOptions::new().write(true).open(&self.log)?.set_len(0)?)
+    }
+
+    /// Ends the daemon as systemd would; an error if it does not end well.
+    pub(crate) fn stop(self) -> Outcome<()> {
+        self.process.stop().map_err(|error| {
+            let said = fs::read_to_string(&self.log).unwrap_or_default();
+            let said: Vec<&str> = said.lines().rev().take(3).collect();
+            format!("{error}: {}", said.join(", after "))
+        })?;
+        Ok(())
     }
 
     fn url(&self, path: &str) -> String {

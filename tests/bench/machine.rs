@@ -15,7 +15,8 @@ pub(crate) fn describe(dir: &Path) -> Outcome<String> {
     let load = fs::read_to_string("/proc/loadavg")?;
     let load = load.split_whitespace().next().unwrap_or_default().to_owned();
     Ok(format!(
-        "{}, {cores} cores, Linux {}, load {load} before the first run; data on {}, where fdatasync of 4 KiB takes {:.2} ms",
+        "{}, {cores} cores, Linux {}, load {load} before the first run; \
+         data on {}, where fdatasync of 4 KiB takes {:.2} ms",
         processor(),
         kernel.trim(),
         file_system(dir)?,

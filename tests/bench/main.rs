@@ -47,10 +47,10 @@ fn main() -> ExitCode {
 fn bench(args: &Args) -> Outcome<()> {
     let dir = args.dir().join(format!("picloud-bench-{}", std::process::id()));
     fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    let measured = measure(args, &dir);
-    let removed = fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()));
-    print!("{}", measured?);
-    Ok(removed?)
+    let report =
+        measure(args, &dir).map_err(|error| format!("{error} (all is left in {})", dir.display()))?;
+    print!("{report}");
+    Ok(fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?)
 }
 
 fn measure(args: &Args, dir: &Path) -> Outcome<Report> {

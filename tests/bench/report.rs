@@ -32,7 +32,8 @@ impl Report {
             "machine: {machine}\n\
              command: {}\n\
              daemon: default configuration, access log to a file{}\n\
-             load: one thread beside the server, POST of 13 bytes, {:.1} s after {:.1} s of warm-up, medians of {} rounds\n",
+             load: one thread beside the server, POST of 13 bytes, \
+             {:.1} s after {:.1} s of warm-up, medians of {} rounds\n",
             Args::command(),
             environment.concat(),
             args.measured().as_secs_f64(),
@@ -46,7 +47,7 @@ impl Report {
     /// What was measured under load.
     pub(crate) fn add_rounds(&mut self, rounds: &Rounds) {
         let mut table = Table::new(
-            "Under load; cpu and all figures per request include warm-up and what is done after the answer",
+            "Under load; what is per request includes warm-up and aftermath, drain the last flush",
             &[
                 "what",
                 "connections",

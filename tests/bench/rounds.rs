@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args, dir: &Path) -> Outcome<Rounds> {
     for connections in &args.connections {
         results.extend(field.measure(*connections)?);
     }
-    field.daemon.process.stop()?;
+    field.daemon.stop()?;
     Ok(Rounds { idle_bytes, results })
 }
 
@@ -154,7 +154,8 @@ impl Field<'_> {
 
     fn load(&self, address: SocketAddr, path: &str, status: u16, connections: usize) -> Outcome<Load> {
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{BODY}",
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{BODY}",
             BODY.len()
         );
         load::run(&Plan {

@@ -41,7 +41,7 @@ fn starts(args: &Args, dir: &Path, routes: usize, log_rows: usize) -> Outcome<St
         daemon.get(seed::ANSWERS)?;
         answer.push(milliseconds(daemon.age()));
         ready.push(milliseconds(daemon.ready_after));
-        daemon.process.stop()?;
+        daemon.stop()?;
     }
     let file_bytes = fs::metadata(dir.join("data").join("picloud.redb"))?.len();
     Ok(Start { routes, log_rows, file_bytes, ready_ms: median(ready), answer_ms: median(answer) })

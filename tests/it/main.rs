@@ -29,3 +29,4 @@ mod starting;
 mod status;
 mod system;
 mod tidy;
+mod tour;

@@ -316,5 +316,6 @@ fn record_view(record: &ExecutionRecord<'_>) -> Value {
 
 /// Milliseconds with a fraction.
 fn millis(us: u64) -> f64 {
-    Duration::from_micros(us).as_secs_f64() * 1000.0
+    let ms = Duration::from_micros(us).as_secs_f64() * 1000.0;
+    (ms * 1000.0).round() / 1000.0
 }

@@ -25,6 +25,14 @@ impl Exposition {
         self.metric(name, "counter", help, &[("", &value.load(Relaxed))]);
     }
 
+    fn counters(&mut self, name: &str, help: &str, labels: &[&str], values: &[u64]) {
+        let mut samples: Vec<(&str, &dyn Display)> = Vec::with_capacity(labels.len());
+        for (label, value) in labels.iter().zip(values) {
+            samples.push((label, value));
+        }
+        self.metric(name, "counter", help, &samples);
+    }
+
     fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
         self.metric(name, "gauge", help, &[("", &value)]);
     }
@@ -47,9 +55,7 @@ impl Office {
         let answers = self.info.answers.each_ref().map(|count| count.load(Relaxed));
         let labels =
             ["{class=\"1xx\"}", "{class=\"2xx\"}", "{class=\"3xx\"}", "{class=\"4xx\"}", "{class=\"5xx\"}"];
-        let samples: Vec<(&str, &dyn Display)> =
-            labels.into_iter().zip(&answers).map(|(label, count)| (label, count as &dyn Display)).collect();
-        text.metric("http_responses_total", "counter", "Answers by class of status.", &samples);
+        text.counters("http_responses_total", "Answers by class of status.", &labels, &answers);
         let (open, accepted) = self.guests.count();
         text.gauge("http_connections", "Connections open now.", open);
         text.metric("http_connections_total", "counter", "Connections accepted.", &[("", &accepted)]);
@@ -64,9 +70,7 @@ impl Office {
             "{status=\"timeout\"}",
             "{status=\"budget_exceeded\"}",
         ];
-        let samples: Vec<(&str, &dyn Display)> =
-            labels.into_iter().zip(&ended).map(|(label, count)| (label, count as &dyn Display)).collect();
-        text.metric("executions_total", "counter", "Executions that ended, by status.", &samples);
+        text.counters("executions_total", "Executions that ended, by status.", &labels, &ended);
         text.counter("retries_total", "Attempts that failed and are repeated.", &tally.retries);
         text.counter("dead_letters_total", "Executions that ended as dead letters.", &tally.dead);
         let (inbox, executor) = (self.dispatch.inbox(), self.dispatch.executor());

@@ -1,0 +1,60 @@
+//! The README's tour, block by block as it stands, but for the address: 8080 may be taken where tests run.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use crate::harness::{Daemon, PICLOUD, Setup};
+
+const README: &str = include_str!("../../README.md");
+
+/// The shell lines between the two marks.
+fn tour() -> String {
+    let (_, after) = README.split_once("<!-- tour:").expect("the README has a tour");
+    let (tour, _) = after.split_once("<!-- end of the tour -->").expect("the tour has an end");
+    let blocks: Vec<&str> =
+        tour.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 5, "the tour has {} blocks", blocks.len());
+    blocks.concat()
+}
+
+/// Runs the tour where a newcomer would: beside the data directory, the binary in `target/release`.
+fn walk(daemon: &Daemon) -> (bool, String) {
+    let place = daemon.dir().path();
+    fs::create_dir_all(place.join("target/release")).unwrap();
+    symlink(PICLOUD, place.join("target/release/picloud")).unwrap();
+    symlink(daemon.data_dir(), place.join("picloud-data")).unwrap();
+    let script = format!(
+        "set -e\nshopt -s expand_aliases\nexec 2>&1\n{}",
+        tour().replace("http://127.0.0.1:8080", &daemon.url())
+    );
+    let ran =
+        Command::new("bash").arg("-c").arg(script).current_dir(place).env_remove("PICLOUD_API_KEY").output();
+    let ran = ran.expect("bash and curl are there: scripts/install-tools installs them");
+    (ran.status.success(), String::from_utf8_lossy(&ran.stdout).into_owned())
+}
+
+#[test]
+fn the_tour_of_the_readme_works_as_it_stands() {
+    let daemon = Setup::default().without_device_key().start();
+    let (worked, said) = walk(&daemon);
+    assert!(worked, "the tour broke off:\n{said}");
+    let mut rest = said.as_str();
+    for expected in [
+        "\"hello\":\"you\"",
+        "\"greeting\":\"Hello Ada\"",
+        "\"you_sent\":{\"from\":\"the tour\"}",
+        "502 Bad Gateway",
+        "there must be a name",
+        "greeting nobody",
+        "\"execution_id\"",
+        "\"status\":\"success\"",
+        "permanent",
+        "picloud_card_fsyncs_total",
+    ] {
+        let at = rest
+            .find(expected)
+            .unwrap_or_else(|| panic!("{expected:?} does not come next in:\n{rest}\n\nall:\n{said}"));
+        rest = &rest[at + expected.len()..];
+    }
+}
