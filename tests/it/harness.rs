@@ -239,6 +239,14 @@ impl Daemon {
         self.start_again();
     }
 
+    /// Asks it to end, which makes all that was done durable, and starts it again.
+    #[track_caller]
+    pub(crate) fn stop_and_start_again(&mut self) {
+        self.process.signal("TERM");
+        assert_eq!(self.process.wait("the daemon").code(), Some(0));
+        self.start_again();
+    }
+
     /// A request of the data plane, as it will be sent.
     pub(crate) fn request(&self, method: &str, path: &str) -> Request {
         Request::new(self.address, method, path)

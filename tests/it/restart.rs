@@ -49,7 +49,7 @@ fn a_sync_row_runs_once_more_and_finds_nobody() {
     let end = daemon.ended(&id);
     let seen = (&end["status"], &end["delivery"], &end["sync"], &end["script_logs"][0]["message"]);
     assert_eq!(seen, (&json!("success"), &json!("abandoned"), &json!(true), &json!("2")), "{end:#}");
-    daemon.kill_and_start_again();
+    daemon.stop_and_start_again();
     assert_eq!(daemon.all("/executions").iter().filter(|record| record["id"] == id.as_str()).count(), 1);
     assert!(daemon.all("/outbox").is_empty());
 }
@@ -112,7 +112,7 @@ fn a_script_that_takes_the_house_down_is_dead_and_its_neighbours_live() {
         (&json!("success"), &json!("2")),
         "{survivor:#}"
     );
-    daemon.kill_and_start_again();
+    daemon.stop_and_start_again();
     assert_eq!(daemon.all("/dead-letters").len(), 1, "it stays dead");
     assert!(daemon.all("/outbox").is_empty());
     assert_eq!(daemon.get("/hello/you").status, 200);
