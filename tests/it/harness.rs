@@ -362,7 +362,10 @@ impl Daemon {
             let mut page = self.done("GET", &format!("{path}{joint}cursor={cursor}"), Value::Null);
             items.append(page["items"].as_array_mut().unwrap());
             match page["next_cursor"].as_str() {
-                Some(next) => cursor = next.to_owned(),
+                Some(next) => {
+                    assert_ne!(next, cursor, "{path} goes on for ever");
+                    next.clone_into(&mut cursor);
+                }
                 None => return items,
             }
         }
