@@ -42,7 +42,7 @@ fn requests_in_flight_are_finished() {
         assert!(call.is_closed());
     }
     assert_eq!(daemon.process.wait("the daemon").code(), Some(0));
-    assert!(daemon.log().ends_with("stopped"), "{}", daemon.log());
+    until("the last line", || daemon.log().ends_with("stopped").then_some(()));
 }
 
 #[test]
@@ -97,9 +97,7 @@ fn a_row_that_was_cut_runs_after_the_restart() {
     let id = daemon.accepted("/later", "[1]");
     daemon.execution_once(&id, "running");
     daemon.done("PATCH", &format!("/apps/default/scripts/{script}"), json!({ "source": "request.body" }));
-    daemon.process.signal("TERM");
-    assert_eq!(daemon.process.wait("the daemon").code(), Some(0));
-    daemon.start_again();
+    daemon.stop_and_start_again();
     let end = daemon.ended(&id);
     let seen = (&end["status"], &end["attempt"], &end["response_body"]);
     assert_eq!(seen, (&json!("success"), &json!(1), &json!("[1]")), "{end:#}");
@@ -121,7 +119,7 @@ fn a_second_signal_ends_it_at_once() {
         daemon.process.0.try_wait().unwrap()
     });
     assert!(began.elapsed() < Duration::from_secs(10));
-    assert!(daemon.log().contains("at the second signal"), "{}", daemon.log());
+    until("the reason", || daemon.log().contains("at the second signal").then_some(()));
 }
 
 #[test]
@@ -135,9 +133,7 @@ fn sigint_stops_as_sigterm_does() {
 fn what_was_written_before_the_end_is_there_after_it() {
     let mut daemon = Daemon::start();
     let ids: Vec<String> = (0..10).map(|_| daemon.get("/hello/you").execution_id()).collect();
-    daemon.process.signal("TERM");
-    assert_eq!(daemon.process.wait("the daemon").code(), Some(0));
-    daemon.start_again();
+    daemon.stop_and_start_again();
     for id in ids {
         assert_eq!(daemon.execution(&id)["status"], "success", "the last relaxed records too");
     }

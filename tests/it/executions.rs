@@ -146,11 +146,12 @@ fn lists_are_filtered() {
     let daemon = Daemon::start();
     let (good, bad) = (daemon.serve("/good", "1"), daemon.serve("/bad", "throw 1"));
     let good_id = daemon.get("/good").execution_id();
+    let good_at =
+        daemon.execution(&good_id)["created_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let mid = until("a later millisecond", || {
-        let now = jiff::Timestamp::now().to_string();
-        (daemon.execution(&good_id)["created_at"].as_str()? < now.as_str()).then_some(now)
+        let now = jiff::Timestamp::from_millisecond(jiff::Timestamp::now().as_millisecond()).unwrap();
+        (now > good_at).then_some(now)
     });
-    std::thread::sleep(std::time::Duration::from_millis(2));
     let bad_id = daemon.get("/bad").execution_id();
     for (filter, found) in [
         ("", vec![&bad_id, &good_id]),

@@ -239,6 +239,14 @@ impl Daemon {
         self.start_again();
     }
 
+    /// Asks it to end, which makes all that was done durable, and starts it again.
+    #[track_caller]
+    pub(crate) fn stop_and_start_again(&mut self) {
+        self.process.signal("TERM");
+        assert_eq!(self.process.wait("the daemon").code(), Some(0));
+        self.start_again();
+    }
+
     /// A request of the data plane, as it will be sent.
     pub(crate) fn request(&self, method: &str, path: &str) -> Request {
         Request::new(self.address, method, path)
@@ -262,7 +270,7 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn api(&self, method: &str, path: &str, body: Value) -> Answer {
         let request = self.request(method, &format!("/api/v1{path}")).key(KEY);
-        let request = if body.is_null() { request } else { request.body(&body.to_string()) };
+        let request = if body.is_null() { request } else { request.body(body.to_string()) };
         request.send()
     }
 
@@ -352,9 +360,12 @@ impl Daemon {
         loop {
             let joint = if path.contains('?') { '&' } else { '?' };
             let mut page = self.done("GET", &format!("{path}{joint}cursor={cursor}"), Value::Null);
-            items.extend(page["items"].as_array_mut().unwrap().drain(..));
+            items.append(page["items"].as_array_mut().unwrap());
             match page["next_cursor"].as_str() {
-                Some(next) => cursor = next.to_owned(),
+                Some(next) => {
+                    assert_ne!(next, cursor, "{path} goes on for ever");
+                    next.clone_into(&mut cursor);
+                }
                 None => return items,
             }
         }

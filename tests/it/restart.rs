@@ -4,6 +4,12 @@ use serde_json::{Value, json};
 
 use crate::harness::{Daemon, Setup, until};
 
+fn durable_commits(daemon: &Daemon) -> u64 {
+    let metrics = daemon.api("GET", "/metrics", Value::Null).text();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("picloud_store_durable_commits_total "));
+    line.unwrap().parse().unwrap()
+}
+
 #[test]
 fn async_rows_in_flight_run_again() {
     let mut daemon =
@@ -43,7 +49,7 @@ fn a_sync_row_runs_once_more_and_finds_nobody() {
     let end = daemon.ended(&id);
     let seen = (&end["status"], &end["delivery"], &end["sync"], &end["script_logs"][0]["message"]);
     assert_eq!(seen, (&json!("success"), &json!("abandoned"), &json!(true), &json!("2")), "{end:#}");
-    daemon.kill_and_start_again();
+    daemon.stop_and_start_again();
     assert_eq!(daemon.all("/executions").iter().filter(|record| record["id"] == id.as_str()).count(), 1);
     assert!(daemon.all("/outbox").is_empty());
 }
@@ -106,7 +112,7 @@ fn a_script_that_takes_the_house_down_is_dead_and_its_neighbours_live() {
         (&json!("success"), &json!("2")),
         "{survivor:#}"
     );
-    daemon.kill_and_start_again();
+    daemon.stop_and_start_again();
     assert_eq!(daemon.all("/dead-letters").len(), 1, "it stays dead");
     assert!(daemon.all("/outbox").is_empty());
     assert_eq!(daemon.get("/hello/you").status, 200);
@@ -137,13 +143,29 @@ fn records_of_relaxed_calls_last_after_a_flush() {
     let mut daemon = Setup::default().set("STORE_FLUSH_INTERVAL_MS", 50).start();
     daemon.serve("/x", "1");
     let id = daemon.get("/x").execution_id();
-    let durable = |daemon: &Daemon| {
-        let metrics = daemon.api("GET", "/metrics", Value::Null).text();
-        let line = metrics.lines().find_map(|line| line.strip_prefix("picloud_store_durable_commits_total "));
-        line.unwrap().parse::<u64>().unwrap()
-    };
-    let before = durable(&daemon);
-    until("the flush", || (durable(&daemon) > before).then_some(()));
+    let before = durable_commits(&daemon);
+    until("the flush", || (durable_commits(&daemon) > before).then_some(()));
     daemon.kill_and_start_again();
     assert_eq!(daemon.execution(&id)["status"], "success");
+}
+
+#[test]
+fn a_relaxed_row_is_on_the_card_before_long() {
+    let mut daemon = Setup::default().set("STORE_FLUSH_INTERVAL_MS", 50).start();
+    let source = "if ctx.attempt == 1 { sleep(50) } ctx.attempt";
+    let script = daemon.script_with(source, json!({ "timeout_seconds": 60 }));
+    daemon.route("ANY", "/x", &script, json!({ "durability": "relaxed" }));
+    for method in ["GET", "POST"] {
+        let before = durable_commits(&daemon);
+        let _waiting = daemon.request(method, "/x").begin();
+        until("the flush", || (durable_commits(&daemon) > before).then_some(()));
+        daemon.kill_and_start_again();
+        let record = until("the record of the run that was repeated", || {
+            daemon
+                .all("/executions?status=success")
+                .into_iter()
+                .find(|record| record["request_method"] == method)
+        });
+        assert_eq!((&record["response_body"], &record["delivery"]), (&json!("2"), &json!("abandoned")));
+    }
 }

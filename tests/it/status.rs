@@ -155,7 +155,7 @@ fn a_status_outside_of_http_is_500() {
             assert_eq!(answer.status, 500, "{code}: {answer}");
             assert!(answer.error().contains(&code.to_string()), "{answer}");
             let execution = daemon.execution(&answer.execution_id());
-            assert_eq!((&execution["response_code"], &execution["status"]).0, code, "{execution:#}");
+            assert_eq!(execution["response_code"], code, "{execution:#}");
         }
     }
 }
@@ -181,11 +181,15 @@ fn without_a_free_bench_calls_wait_then_are_refused() {
     daemon.route("GET", "/long", &long, json!({}));
     let quick = daemon.script_with("1", json!({ "timeout_seconds": 1 }));
     daemon.route("ANY", "/quick", &quick, json!({}));
-    let _held = [daemon.request("GET", "/long").begin(), daemon.request("GET", "/long").begin()];
-    until("both benches to be taken", || {
-        let running = daemon.done("GET", "/executions?status=running", Value::Null);
-        (running["items"].as_array()?.len() == 2).then_some(())
-    });
+    let mut held = Vec::new();
+    for taken in 1..=2 {
+        // One by one: a call that no bench has taken yet fills the queue.
+        held.push(daemon.request("GET", "/long").begin());
+        until("a bench to be taken", || {
+            let running = daemon.done("GET", "/executions?status=running", Value::Null);
+            (running["items"].as_array()?.len() == taken).then_some(())
+        });
+    }
     let mut waiting = daemon.request("POST", "/quick").begin();
     until("a third call to wait", || {
         let metrics = daemon.api("GET", "/metrics", Value::Null).text();
@@ -205,16 +209,13 @@ fn without_a_free_bench_calls_wait_then_are_refused() {
     let late = waiting.answer().unwrap();
     assert_eq!((late.status, late.error().as_str()), (504, "request timed out"), "{late}");
     let late = late.execution_id();
+    // Whether it still runs or is given up is a race with the bench that comes free; that it ends is not.
     let record = until("the record of the call that nobody waits for", || {
         daemon.done("POST", &format!("/executions/{}/cancel", first_running(&daemon)?), Value::Null);
         let record = daemon.execution(&late);
         record.get("delivery").is_some().then_some(record)
     });
-    assert_eq!(
-        (&record["status"], &record["delivery"]),
-        (&json!("timeout"), &json!("abandoned")),
-        "{record:#}"
-    );
+    assert_eq!(record["delivery"], "abandoned", "{record:#}");
 }
 
 fn first_running(daemon: &Daemon) -> Option<String> {
