@@ -3,8 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    picloud::cli::run(|config| {
-        let device_key = std::env::var("PICLOUD_API_KEY").ok().filter(|key| !key.is_empty());
-        picloud::service::serve(&config, device_key)
-    })
+    picloud::cli::run(|config| picloud::service::serve(&config, picloud::service::device_key()))
 }

@@ -56,6 +56,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("scripts.timeout_seconds_sync", Number(1, 300)),
     ("scripts.timeout_seconds_async", Number(1, 300)),
     ("scripts.cache_bytes", Number(0, 1024 * MIB)),
+    ("scripts.leaked_bytes_max", Number(1_000_000, 1_000_000_000_000)),
     ("scripts.limits.max_operations", Number(1, ANY)),
     ("scripts.limits.max_memory_bytes", Number(64 * 1024, ANY)),
     ("scripts.limits.max_string_bytes", Number(1, ANY)),

@@ -105,6 +105,8 @@ pub struct Scripts {
     pub timeout_seconds_async: u16,
     /// Bytes of compiled scripts kept in memory.
     pub cache_bytes: usize,
+    /// Bytes that runs may leave behind, all together, before the daemon drains and ends to be started anew.
+    pub leaked_bytes_max: u64,
     /// What one run may use, where its script says nothing.
     pub limits: Limits,
     /// What a script may raise its own limits to.
@@ -119,6 +121,7 @@ impl Default for Scripts {
             timeout_seconds_sync: 5,
             timeout_seconds_async: 30,
             cache_bytes: 16 * 1024 * 1024,
+            leaked_bytes_max: 64 * 1024 * 1024,
             limits: Limits::default(),
             ceilings: Limits::CEILINGS,
         }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::cache::Programs;
 use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome};
 use super::{Bench, Ceilings, Limits, Program, stack_bytes};
-use crate::model::Row;
+use crate::model::{LogLine, Row};
 use crate::store::Store;
 
 /// A run that waited this long for a working bench gets another one.
@@ -83,7 +83,12 @@ pub struct Settings {
     pub limits: Limits,
     /// What a script's own overrides may reach.
     pub ceilings: Ceilings,
+    /// Bytes that all runs together may leave behind before [`LeakHook`] is called.
+    pub leaked_bytes_max: u64,
 }
+
+/// Called once when scripts have left behind more than the process should carry. Says how many bytes.
+pub type LeakHook = Box<dyn Fn(u64) + Send + Sync>;
 
 /// Counters, for metrics.
 #[derive(Debug, Default)]
@@ -115,6 +120,7 @@ struct Shared {
     store: Store,
     settings: Settings,
     tally: Tally,
+    on_leak: LeakHook,
 }
 
 #[derive(Default)]
@@ -136,7 +142,7 @@ struct Running {
 
 impl Executor {
     /// Starts the threads.
-    pub fn start(settings: Settings, store: Store) -> std::io::Result<Executor> {
+    pub fn start(settings: Settings, store: Store, on_leak: LeakHook) -> std::io::Result<Executor> {
         let benches = settings.benches.max(2);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -149,6 +155,7 @@ impl Executor {
             store,
             settings,
             tally: Tally::default(),
+            on_leak,
         });
         let stack = stack_bytes(shared.settings.ceilings.memory_bytes);
         let mut threads = Vec::with_capacity(benches);
@@ -419,12 +426,27 @@ impl Worker {
         let running =
             Running { execution: row.execution_id, control: control.clone(), ends_by: deadline + WAIT_SLACK };
         *lock(&self.shared.desks[self.number]) = Some(running);
-        let outcome = bench.run(&program, Input { row, deadline }, &limits, &control);
+        let mut outcome = bench.run(&program, Input { row, deadline }, &limits, &control);
         *lock(&self.shared.desks[self.number]) = None;
         self.shared.tally.runs.fetch_add(1, Relaxed);
-        let leaked = u64::try_from(outcome.leaked_bytes).unwrap_or(0);
-        self.shared.tally.leaked_bytes.fetch_add(leaked, Relaxed);
+        if outcome.leaked_bytes > 0 {
+            self.count_leak(&mut outcome);
+        }
         (job.done)(Finished { outcome, version, queue_wait });
+    }
+
+    /// A run left bytes behind that nothing will free: its author is told, and past a bound the house.
+    fn count_leak(&self, outcome: &mut Outcome) {
+        let bytes = u64::try_from(outcome.leaked_bytes).unwrap_or(0);
+        let offset_ms = u32::try_from(outcome.duration.as_millis()).unwrap_or(u32::MAX);
+        let message =
+            format!("this run left {bytes} bytes behind: closures that hold each other are never freed");
+        outcome.logs.push(LogLine { level: "warn".into(), message, offset_ms });
+        let before = self.shared.tally.leaked_bytes.fetch_add(bytes, Relaxed);
+        let most = self.shared.settings.leaked_bytes_max;
+        if before <= most && before + bytes > most {
+            (self.shared.on_leak)(before + bytes);
+        }
     }
 
     /// The compiled program that this row runs now, and its limits.

@@ -32,7 +32,7 @@ mod watch;
 pub use cache::{PROGRAM_BYTES_DEFAULT, Programs};
 pub use convert::check_json;
 pub use engine::{Bench, stack_bytes};
-pub use executor::{Executor, Finished, Job, Lane, Settings, Tally, WAIT_SLACK};
+pub use executor::{Executor, Finished, Job, Lane, LeakHook, Settings, Tally, WAIT_SLACK};
 pub use limits::{Ceilings, Limits};
 pub use program::{CompileError, Program, compile};
 pub use response::Response;

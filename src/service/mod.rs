@@ -40,6 +40,11 @@ pub enum Error {
     /// The system refuses a thread, a signal or randomness.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
+    /// Scripts left too much memory behind.
+    #[error(
+        "scripts left {0} bytes of memory behind, more than scripts.leaked_bytes_max; start PiCloud again, and look for \"left\" in the logs of the scripts"
+    )]
+    Leak(u64),
     /// The first app could not be made.
     #[error("cannot set up the empty store: {0}")]
     FirstRun(String),
@@ -79,23 +84,26 @@ struct House {
     info: Arc<SystemInfo>,
     grace: Duration,
     signals: Signals,
-    broken: mpsc::UnboundedReceiver<store::Error>,
+    broken: mpsc::UnboundedReceiver<Error>,
 }
 
 /// Why the house closes.
 enum Closing {
     Asked,
-    Broken(store::Error),
+    Broken(Error),
 }
 
 impl House {
     fn open(config: &Config, device_key: Option<String>) -> Result<House, Error> {
         let began = Instant::now();
         let (store, recovered, startable) = store::Store::open(&parts::store(config))?;
-        let executor = crate::script::Executor::start(parts::executor(config), store.clone())?;
+        let (tell_broken, broken) = mpsc::unbounded_channel();
+        let tell_leak = tell_broken.clone();
+        // Nobody listens any more if the house is closing already.
+        let on_leak = Box::new(move |bytes| drop(tell_leak.send(Error::Leak(bytes))));
+        let executor = crate::script::Executor::start(parts::executor(config), store.clone(), on_leak)?;
         let dispatch = Dispatch::new(store.clone(), executor, parts::policy(config), random()?);
         let routes = crate::http::Routes::default();
-        let (tell_broken, broken) = mpsc::unbounded_channel();
         startable.start(hooks(&routes, &dispatch, tell_broken))?;
         first_run::set_up(&store, &config.server.data_dir)?;
         let runtime = runtime(config.server.threads)?;
@@ -148,7 +156,7 @@ impl House {
         tracing::info!("stopped");
         match why {
             Closing::Asked => Ok(()),
-            Closing::Broken(error) => Err(error.into()),
+            Closing::Broken(error) => Err(error),
         }
     }
 }
@@ -156,14 +164,14 @@ impl House {
 fn hooks(
     routes: &crate::http::Routes,
     dispatch: &Dispatch,
-    tell_broken: mpsc::UnboundedSender<store::Error>,
+    tell_broken: mpsc::UnboundedSender<Error>,
 ) -> store::Hooks {
     let (routes, dispatch) = (routes.clone(), dispatch.clone());
     store::Hooks {
         catalog: Box::new(move |catalog| routes.rebuild(catalog)),
         enqueued: Box::new(move |rows| dispatch.enqueued(rows)),
         // Nobody listens any more if the house is closing already.
-        broken: Box::new(move |error| drop(tell_broken.send(error.clone()))),
+        broken: Box::new(move |error| drop(tell_broken.send(error.clone().into()))),
     }
 }
 
@@ -221,7 +229,7 @@ impl Signals {
     }
 }
 
-async fn wait_for_end(signals: &mut Signals, broken: &mut mpsc::UnboundedReceiver<store::Error>) -> Closing {
+async fn wait_for_end(signals: &mut Signals, broken: &mut mpsc::UnboundedReceiver<Error>) -> Closing {
     tokio::select! {
         () = signals.next() => Closing::Asked,
         Some(error) = broken.recv() => Closing::Broken(error),
@@ -233,6 +241,18 @@ async fn leave_at_second_signal(mut signals: Signals) {
     signals.next().await;
     tracing::warn!("stopped at once, at the second signal");
     std::process::exit(1);
+}
+
+/// The admin key that the daemon was started with: `PICLOUD_API_KEY`, or the credential `api-key` of systemd
+/// (systemd.exec(5), LoadCredential=).
+pub fn device_key() -> Option<String> {
+    let from_environment = std::env::var("PICLOUD_API_KEY").ok();
+    let credential = || {
+        let directory = std::env::var_os("CREDENTIALS_DIRECTORY")?;
+        std::fs::read_to_string(std::path::Path::new(&directory).join("api-key")).ok()
+    };
+    let key = from_environment.or_else(credential)?;
+    Some(key.trim().to_owned()).filter(|key| !key.is_empty())
 }
 
 fn random() -> io::Result<u64> {

@@ -34,6 +34,7 @@ pub(super) fn executor(config: &Config) -> script::Settings {
         cache_bytes: config.scripts.cache_bytes,
         limits: limits_of(&config.scripts.limits),
         ceilings: ceilings_of(&config.scripts.ceilings),
+        leaked_bytes_max: config.scripts.leaked_bytes_max,
     }
 }
 
