@@ -145,9 +145,9 @@ impl Office {
         while !found.1 && Instant::now() < until {
             match timeout_at(until, tail.recv()).await {
                 Ok(Ok(record)) if record.id != id => continue,
-                // Fell behind: what was missed may have been the one.
-                Ok(Ok(_) | Err(RecvError::Lagged(_))) => {}
-                Ok(Err(RecvError::Closed)) | Err(_) => break,
+                // Fell behind: what was missed may have been the one. Or time is over: it may run by now.
+                Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => {}
+                Ok(Err(RecvError::Closed)) => break,
             }
             found = self.look_up(id).await?;
         }
