@@ -293,13 +293,19 @@ impl Queue {
         shared.desks.len() - self.asleep - usize::from(self.watched)
     }
 
-    fn is_empty(&self) -> bool {
-        self.sync.is_empty() && self.background.is_empty()
+    /// Whether a bench that asked now would get a run. An async one may wait for its lane instead.
+    fn has_next(&self, shared: &Shared) -> bool {
+        !self.sync.is_empty() || self.background_may(shared.desks.len())
+    }
+
+    /// Whether an async run waits and its lane has a bench left.
+    fn background_may(&self, benches: usize) -> bool {
+        !self.background.is_empty() && self.background_running + 1 < benches
     }
 
     /// The next run, if a bench may take it now.
     fn next(&mut self, benches: usize) -> Option<(Lane, Job)> {
-        let background_may = !self.background.is_empty() && self.background_running + 1 < benches;
+        let background_may = self.background_may(benches);
         if self.sync.is_empty() || (background_may && self.sync_turns >= SYNC_TURNS) {
             if !background_may {
                 return None;
@@ -313,9 +319,9 @@ impl Queue {
     }
 
     /// The runs that would be next, by id.
-    fn first(&self) -> Option<(Option<Uuid>, Option<Uuid>)> {
+    fn first(&self, shared: &Shared) -> Option<(Option<Uuid>, Option<Uuid>)> {
         let id = |job: Option<&Job>| job.map(|job| job.row.execution_id);
-        (!self.is_empty()).then(|| (id(self.sync.front()), id(self.background.front())))
+        self.has_next(shared).then(|| (id(self.sync.front()), id(self.background.front())))
     }
 
     fn take(&mut self, execution: Uuid) -> Option<Job> {
@@ -353,6 +359,10 @@ impl Worker {
                 queue = self.keep_watch(queue);
             }
             if let Some(next) = queue.next(shared.desks.len()) {
+                // Who was on watch leaves it to another, as long as runs are waiting.
+                if queue.has_next(shared) && queue.wants_another(shared) {
+                    shared.wake.notify_one();
+                }
                 return Some(next);
             }
             if queue.closing {
@@ -360,7 +370,7 @@ impl Worker {
             }
             drop(queue);
             queue = self.linger();
-            if !queue.is_empty() || queue.closing {
+            if queue.has_next(shared) || queue.closing {
                 continue;
             }
             queue.asleep += 1;
@@ -375,7 +385,7 @@ impl Worker {
         loop {
             thread::yield_now();
             let queue = lock(&self.shared.queue);
-            if !queue.is_empty() || queue.closing || Instant::now() >= until {
+            if queue.has_next(&self.shared) || queue.closing || Instant::now() >= until {
                 return queue;
             }
         }
@@ -387,10 +397,10 @@ impl Worker {
         queue.watched = true;
         let mut quiet = 0;
         loop {
-            let first = queue.first();
+            let first = queue.first(shared);
             queue = shared.watch.wait_timeout(queue, WATCH).unwrap_or_else(PoisonError::into_inner).0;
-            let stuck = first.is_some() && queue.first() == first;
-            quiet = if queue.is_empty() { quiet + 1 } else { 0 };
+            let stuck = first.is_some() && queue.first(shared) == first;
+            quiet = if queue.has_next(shared) { 0 } else { quiet + 1 };
             if stuck || quiet >= WATCH_QUIET || queue.closing {
                 queue.watched = false;
                 return queue;
