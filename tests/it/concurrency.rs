@@ -102,3 +102,48 @@ fn the_set_up_may_change_under_load() {
     }
     caller.join().unwrap();
 }
+
+#[test]
+fn every_bench_is_used() {
+    let daemon = Setup::default().set("SCRIPTS_THREADS", 8).start();
+    let script = daemon.script_with("sleep(2); 1", json!({ "timeout_seconds": 60 }));
+    daemon.route("ANY", "/slow", &script, json!({}));
+    daemon.route("POST", "/later", &script, json!({ "dispatch_mode": "async" }));
+    for method in ["GET", "POST"] {
+        let began = std::time::Instant::now();
+        let mut calls: Vec<_> = (0..8).map(|_| daemon.request(method, "/slow").begin()).collect();
+        for call in &mut calls {
+            assert_eq!(call.answer().unwrap().text(), "1");
+        }
+        assert!(
+            began.elapsed().as_secs_f64() < 3.9,
+            "{method}: some call waited for another: {:?}",
+            began.elapsed()
+        );
+    }
+    let began = std::time::Instant::now();
+    let ids: Vec<String> = (0..7).map(|_| daemon.accepted("/later", "")).collect();
+    for id in ids {
+        assert_eq!(daemon.ended(&id)["status"], "success");
+    }
+    assert!(began.elapsed().as_secs_f64() < 3.9, "some row waited for another: {:?}", began.elapsed());
+}
+
+#[test]
+fn waiting_for_the_lane_costs_nothing() {
+    let daemon = Setup::default().set("SCRIPTS_THREADS", 2).start();
+    daemon.serve_async("/long", "sleep(50)");
+    let running = daemon.accepted("/long", "");
+    daemon.execution_once(&running, "running");
+    let queued = daemon.accepted("/long", "");
+    // Hundredths of a second of the processor, by proc_pid_stat(5): its 14th and 15th field.
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.process.0.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    let still = daemon.done("GET", &format!("/executions/{queued}?wait=2"), Value::Null);
+    assert_eq!(still["status"], "queued", "one bench of two is kept for those who wait");
+    assert!(ticks() - before < 60, "{} ticks of 200 were burnt", ticks() - before);
+}
