@@ -138,7 +138,7 @@ fn an_accepted_row_survives_a_crash_and_ends_once() {
 
 #[test]
 fn one_can_wait_for_the_end() {
-    let daemon = Daemon::start();
+    let daemon = Setup::default().set("SCRIPTS_THREADS", 2).start();
     daemon.serve_async("/x", "sleep(1); 1");
     let id = daemon.accepted("/x", "");
     let now = daemon.execution(&id);
@@ -150,10 +150,14 @@ fn one_can_wait_for_the_end() {
         began.elapsed() < Duration::from_secs(15),
         "it answers when the end comes, not when the time is over"
     );
-    daemon.serve_async("/long", "sleep(30)");
-    let id = daemon.accepted("/long", "");
-    let not_yet = daemon.done("GET", &format!("/executions/{id}?wait=1"), Value::Null);
-    assert_eq!(not_yet["status"], "running", "after the wait it says how things are");
+    // Of two benches one takes no async work, so that the second row waits for the first.
+    daemon.serve_async("/first", "sleep(1)");
+    daemon.serve_async("/second", "sleep(30)");
+    let first = daemon.accepted("/first", "");
+    daemon.execution_once(&first, "running");
+    let second = daemon.accepted("/second", "");
+    let not_yet = daemon.done("GET", &format!("/executions/{second}?wait=3"), Value::Null);
+    assert_eq!(not_yet["status"], "running", "it says how things are after the wait, not before it");
 }
 
 /// Cancels an execution of this status and checks what remains of it.

@@ -149,6 +149,7 @@ impl Office {
             match timeout_at(until.min(Instant::now() + LOOK_AGAIN), tail.recv()).await {
                 Ok(Ok(record)) if record.id != id => continue,
                 // Fell behind, or the end came between the first look and the tail: what was missed may be the one.
+                // Or the time is over, and it may run by now.
                 Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => {}
                 Ok(Err(RecvError::Closed)) => break,
             }
