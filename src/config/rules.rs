@@ -46,6 +46,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("server.headers_max", Number(1, 10_000)),
     ("server.header_timeout_seconds", Number(1, 3600)),
     ("server.body_timeout_seconds", Number(1, 3600)),
+    ("server.bodies_bytes_max", Number(16 * MIB, 64 * 1024 * MIB)),
     ("server.write_timeout_seconds", Number(1, 3600)),
     ("server.drain_grace_seconds", Number(0, 3600)),
     ("server.threads", Number(0, 1024)),
@@ -82,6 +83,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("executions.bytes_max", Number(MIB, ANY)),
     ("executions.age_max_days", Number(1, 36_500)),
     ("dead_letters.rows_max", Number(1, ANY)),
+    ("dead_letters.bytes_max", Number(16 * MIB, 1024 * 1024 * MIB)),
     ("store.cache_bytes", Number(MIB, 4096 * MIB)),
     // Relaxed writes are promised to be durable within a second.
     ("store.flush_interval_ms", Number(1, 1000)),

@@ -49,6 +49,8 @@ pub struct Server {
     pub header_timeout_seconds: u64,
     /// Seconds a client may take to send a request's body.
     pub body_timeout_seconds: u64,
+    /// Bytes that bodies larger than 64 KiB may have in memory, all together; more wait.
+    pub bodies_bytes_max: usize,
     /// Seconds a client may leave an answer unread.
     pub write_timeout_seconds: u64,
     /// Seconds that requests and runs have to end when the daemon stops.
@@ -67,6 +69,7 @@ impl Default for Server {
             headers_max: 100,
             header_timeout_seconds: 10,
             body_timeout_seconds: 30,
+            bodies_bytes_max: 64 * 1024 * 1024,
             write_timeout_seconds: 30,
             drain_grace_seconds: 20,
             threads: 0,
@@ -231,11 +234,13 @@ impl Default for Executions {
 pub struct DeadLetters {
     /// Letters kept; the oldest goes first.
     pub rows_max: u64,
+    /// Bytes of all letters; the oldest goes first.
+    pub bytes_max: u64,
 }
 
 impl Default for DeadLetters {
     fn default() -> DeadLetters {
-        DeadLetters { rows_max: 10_000 }
+        DeadLetters { rows_max: 10_000, bytes_max: 64 * 1024 * 1024 }
     }
 }
 

@@ -103,11 +103,12 @@ fn run(dispatch: &Dispatch) {
     let dispatcher = &dispatch.inner.dispatcher;
     while let Some(Due { claims, urgent, granted }) = dispatcher.wait() {
         for entry in granted {
-            let row = entry.row.or_else(|| dispatch.load(entry.id));
+            let row = entry.row.map_or_else(|| dispatch.load(entry.id), |row| Ok(Some(row)));
             match row {
-                Some(row) => dispatch.run(if row.is_sync() { Lane::Sync } else { Lane::Async }, row),
+                Ok(Some(row)) => dispatch.run(if row.is_sync() { Lane::Sync } else { Lane::Async }, row),
                 // It ended in the meantime: an operator cancelled it.
-                None => dispatcher.finished(entry.id),
+                Ok(None) => dispatcher.finished(entry.id),
+                Err(_) => dispatch.put_off(entry.id),
             }
         }
         if claims.is_empty() {
@@ -116,10 +117,26 @@ fn run(dispatch: &Dispatch) {
         let ids = claims.iter().map(|entry| entry.id).collect();
         let own = dispatch.clone();
         dispatch.inner.store.claim(ids, urgent, move |claimed| match claimed {
-            Ok(()) => own.inner.dispatcher.grant(claims),
+            Ok(()) => own.grant(claims),
             // The card failed; the house is about to stop, and the rows stay where they are.
             Err(error) => tracing::error!(%error, "rows could not be claimed"),
         });
+    }
+}
+
+impl Dispatch {
+    /// Lets claimed rows run, unless the house closes: then they were not begun.
+    fn grant(&self, claims: Vec<Entry>) {
+        for entry in self.inner.dispatcher.grant(claims) {
+            self.inner.store.release(entry.id);
+        }
+    }
+
+    /// A claimed row could not be read. The card is about to be given up; if not, it is tried again.
+    fn put_off(&self, id: Uuid) {
+        self.inner.store.release(id);
+        self.inner.dispatcher.finished(id);
+        self.inner.dispatcher.orphan(id, UnixMs::now().plus(TICK), TICK);
     }
 }
 
@@ -169,11 +186,15 @@ impl Dispatcher {
         state.suspects.push_back(entry);
     }
 
-    /// The claims are durable: their rows may run.
-    fn grant(&self, entries: Vec<Entry>) {
+    /// The claims are durable: their rows may run. Gives them back if the house closes.
+    fn grant(&self, entries: Vec<Entry>) -> Vec<Entry> {
         let mut state = lock(&self.state);
+        if state.closing {
+            return entries;
+        }
         state.granted.extend(entries);
         self.ring(state);
+        Vec::new()
     }
 
     /// A claimed row's attempt is over.
@@ -214,14 +235,19 @@ impl Dispatcher {
         (state.ready.len() + state.suspects.len(), state.timers.len())
     }
 
-    /// Claims nothing more and ends the thread.
-    pub(crate) fn close(&self) {
-        lock(&self.state).closing = true;
+    /// Claims nothing more and ends the thread. Gives back the rows that were claimed and will not run.
+    pub(crate) fn close(&self) -> Vec<Uuid> {
+        let claimed = {
+            let mut state = lock(&self.state);
+            state.closing = true;
+            std::mem::take(&mut state.granted)
+        };
         self.bell.notify_all();
         if let Some(thread) = lock(&self.thread).take() {
             // It only ends by itself; a panic there is already in the log.
             let _ = thread.join();
         }
+        claimed.into_iter().map(|entry| entry.id).collect()
     }
 
     fn ring(&self, mut state: MutexGuard<'_, State>) {

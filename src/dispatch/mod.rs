@@ -12,7 +12,7 @@ mod policy;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, oneshot};
 use uuid::Uuid;
@@ -113,6 +113,9 @@ impl Dispatch {
     pub fn call(&self, mut row: Row, strict: bool) -> Waiter {
         let waiter = self.inner.inbox.register();
         row.reply_to = Some(waiter.id());
+        if self.is_behind(&row) {
+            return waiter;
+        }
         let row = Arc::new(row);
         if !strict && self.inner.store.enqueue_relaxed(row.clone()) {
             self.run(Lane::Sync, row);
@@ -130,12 +133,17 @@ impl Dispatch {
     pub fn call_directly(&self, mut row: Row) -> Waiter {
         let waiter = self.inner.inbox.register();
         row.reply_to = Some(waiter.id());
-        self.run(Lane::Sync, Arc::new(row));
+        if !self.is_behind(&row) {
+            self.run(Lane::Sync, Arc::new(row));
+        }
         waiter
     }
 
     /// Accepts a row that nobody waits for. Resolves once it is durable; from then on it will be run.
     pub async fn accept(&self, row: Row) -> Result<(), store::Error> {
+        if self.inner.store.is_behind() {
+            return Err(store::Error::Behind);
+        }
         let row = Arc::new(row);
         let claimed = self.inner.dispatcher.reserve();
         let (tell, told) = oneshot::channel();
@@ -166,7 +174,14 @@ impl Dispatch {
             return true;
         }
         let Some(entry) = self.inner.dispatcher.withdraw(execution) else { return false };
-        let Some(row) = entry.or_else(|| self.load(execution)) else { return false };
+        let row = entry.map_or_else(|| self.load(execution), |row| Ok(Some(row)));
+        let Ok(Some(row)) = row else {
+            self.inner.dispatcher.finished(execution);
+            if row.is_err() {
+                self.inner.dispatcher.orphan(execution, UnixMs::now(), Duration::ZERO);
+            }
+            return false;
+        };
         let cancelled = Finished::refused(Fault::new(FaultKind::Cancelled, "cancelled by an operator"));
         self.conclude_async(&row, cancelled);
         true
@@ -208,7 +223,9 @@ impl Dispatch {
 
     /// Stops claiming, then lets runs end until `until`, then cuts them short; their rows stay for the next start.
     pub fn close(&self, until: Instant) {
-        self.inner.dispatcher.close();
+        for id in self.inner.dispatcher.close() {
+            self.inner.store.release(id);
+        }
         self.inner.executor.close(until);
     }
 
@@ -216,6 +233,15 @@ impl Dispatch {
         let guard = Conclusion { dispatch: self.clone(), row: Some(row.clone()) };
         let done = Box::new(move |finished| guard.conclude(finished));
         self.inner.executor.submit(lane, Job { row, done, queued_at: Instant::now() });
+    }
+
+    /// Refuses a row while the card is too far behind to take its record.
+    fn is_behind(&self, row: &Row) -> bool {
+        let behind = self.inner.store.is_behind();
+        if behind {
+            self.not_accepted(row, &store::Error::Behind);
+        }
+        behind
     }
 
     fn not_accepted(&self, row: &Row, error: &store::Error) {
@@ -230,12 +256,10 @@ impl Dispatch {
         }
     }
 
-    fn load(&self, execution: Uuid) -> Option<Arc<Row>> {
+    fn load(&self, execution: Uuid) -> Result<Option<Arc<Row>>, store::Error> {
         let row = self.inner.store.read().and_then(|snapshot| snapshot.row(execution));
-        row.inspect_err(|error| tracing::error!(%execution, %error, "a row could not be read"))
-            .ok()
-            .flatten()
-            .map(Arc::new)
+        row.map(|row| row.map(Arc::new))
+            .inspect_err(|error| tracing::error!(%execution, %error, "a row could not be read"))
     }
 
     /// Decides about each row an earlier process left: run again, or dead because it took the process down.
@@ -255,7 +279,7 @@ impl Dispatch {
                 self.inner.dispatcher.orphan(found.execution_id, found.due_at, self.inner.policy.backoff_max);
                 continue;
             }
-            let Some(row) = self.load(found.execution_id) else { continue };
+            let Ok(Some(row)) = self.load(found.execution_id) else { continue };
             match self.inner.policy.after_crash(&row) {
                 None => self.inner.dispatcher.suspect(row),
                 Some(reason) => self.bury_crashed(&row, reason),

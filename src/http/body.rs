@@ -1,11 +1,13 @@
 //! Reading bodies, within bounds of size and time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::{Body, BodyMode};
 use crate::script;
@@ -19,31 +21,83 @@ pub(super) enum Unread {
     /// It did not come in time.
     #[error("it took longer than {} seconds", .0.as_secs())]
     TooSlow(Duration),
+    /// Other large bodies fill the memory that there is for them.
+    #[error("too many large bodies are being read")]
+    NoRoom,
     /// The connection or its framing broke off.
     #[error("{0}")]
     Broken(String),
 }
 
-/// Reads a whole body of at most `bytes_max` within `time_max`.
-pub(super) async fn read(body: Incoming, bytes_max: usize, time_max: Duration) -> Result<Bytes, Unread> {
+/// Bodies up to this size are read without asking.
+const SMALL: usize = 64 * 1024;
+
+/// What large bodies share, so that many at once do not fill the memory.
+#[derive(Clone)]
+pub(super) struct Larder {
+    kib: Arc<Semaphore>,
+    most: u32,
+}
+
+/// A place in the larder, held while the body is in memory.
+pub(super) type Shelf = Option<OwnedSemaphorePermit>;
+
+impl Larder {
+    /// A larder for this many bytes of large bodies.
+    pub(super) fn new(bytes: usize) -> Larder {
+        let most = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
+        Larder { kib: Arc::new(Semaphore::new(bytes / 1024)), most }
+    }
+
+    /// A place for a body that turned out to be large. Who does not tell its size is taken to be as large as may be.
+    async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Unread> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.most);
+        // Waits for others to leave, as long as the body may take.
+        self.kib.clone().acquire_many_owned(kib).await.map_err(|_| Unread::NoRoom)
+    }
+}
+
+/// Reads a whole body of at most `bytes_max` within `time_max`, with a place in `larder` if it is large.
+pub(super) async fn read(
+    body: Incoming,
+    bytes_max: usize,
+    time_max: Duration,
+    larder: Option<&Larder>,
+) -> Result<(Bytes, Shelf), Unread> {
     let hint = body.size_hint();
-    if hint.lower() > u64::try_from(bytes_max).unwrap_or(u64::MAX) {
+    let most = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+    if hint.lower() > most {
         return Err(Unread::TooLarge(bytes_max));
     }
     if hint.exact() == Some(0) {
-        return Ok(Bytes::new());
+        return Ok((Bytes::new(), None));
     }
-    tokio::time::timeout(time_max, collect(body, bytes_max)).await.unwrap_or(Err(Unread::TooSlow(time_max)))
+    let size = hint.upper().unwrap_or(most).min(most);
+    let collected = collect(body, bytes_max, size, larder);
+    tokio::time::timeout(time_max, collected).await.unwrap_or(Err(Unread::TooSlow(time_max)))
 }
 
-async fn collect(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Unread> {
+async fn collect(
+    mut body: Incoming,
+    bytes_max: usize,
+    size: u64,
+    larder: Option<&Larder>,
+) -> Result<(Bytes, Shelf), Unread> {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
+    let mut shelf = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Unread::Broken(describe(&error)))?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.len() + more.len() + data.len() > bytes_max {
+        let total = first.len() + more.len() + data.len();
+        if total > bytes_max {
             return Err(Unread::TooLarge(bytes_max));
+        }
+        if total > SMALL
+            && shelf.is_none()
+            && let Some(larder) = larder
+        {
+            shelf = Some(larder.reserve(size).await?);
         }
         if first.is_empty() {
             first = data;
@@ -52,12 +106,12 @@ async fn collect(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Unread> 
         }
     }
     if more.is_empty() {
-        return Ok(first);
+        return Ok((first, shelf));
     }
     let mut whole = BytesMut::with_capacity(first.len() + more.len());
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&more);
-    Ok(whole.freeze())
+    Ok((whole.freeze(), shelf))
 }
 
 fn describe(error: &hyper::Error) -> String {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue, LOCATION};
 use hyper::http::request::Parts;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::auth::Auth;
-use super::body::{self, Unread};
+use super::body::{self, Larder, Shelf, Unread};
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Match, RouteTable};
 use crate::dispatch::{Dispatch, Waiter};
@@ -20,6 +21,7 @@ use crate::model::{
     UnixMs,
 };
 use crate::script::WAIT_SLACK;
+use crate::store;
 
 /// Path of the always-available bypass.
 pub(super) const EXECUTE: &str = "/api/execute/";
@@ -33,6 +35,8 @@ pub struct Settings {
     pub timeout_async: Duration,
     /// The longest that a body may take to arrive.
     pub body_time_max: Duration,
+    /// Bytes that large bodies may have in memory, all together.
+    pub bodies_bytes_max: usize,
 }
 
 /// The desk that turns requests into rows.
@@ -41,6 +45,7 @@ pub(super) struct Reception {
     dispatch: Dispatch,
     auth: Auth,
     settings: Settings,
+    larder: Larder,
 }
 
 /// What the access line says about an answer of the data plane.
@@ -63,7 +68,8 @@ struct Accepted {
 impl Reception {
     /// A desk in front of `dispatch`.
     pub(super) fn new(dispatch: Dispatch, auth: Auth, settings: Settings) -> Reception {
-        Reception { dispatch, auth, settings }
+        let larder = Larder::new(settings.bodies_bytes_max);
+        Reception { dispatch, auth, settings, larder }
     }
 
     /// `POST /api/execute/{script_id}`: runs the script directly, not over the outbox.
@@ -86,14 +92,12 @@ impl Reception {
         let script = table.script(id).ok_or_else(|| gone(id))?.clone();
         served.script = Some(script.name.to_string());
         let principal = self.admit(&parts.headers, table, script.access, Access::Public)?;
-        let bytes = body::read(body, BODY_BYTES_MAX, self.settings.body_time_max).await.map_err(
-            |unread| match unread {
-                Unread::TooLarge(_) => {
-                    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("body read failed: {unread}"))
-                }
-                Unread::TooSlow(_) | Unread::Broken(_) => body_refused(&unread),
-            },
-        )?;
+        let (bytes, _shelf) = self.read(body).await.map_err(|unread| match unread {
+            Unread::TooLarge(_) => {
+                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("body read failed: {unread}"))
+            }
+            Unread::TooSlow(_) | Unread::Broken(_) | Unread::NoRoom => body_refused(&unread),
+        })?;
         let body = body::check(bytes, BodyMode::Json, &parts.headers).map_err(Refusal::bad_request)?;
         let path = format!("{EXECUTE}{id}");
         let request =
@@ -117,8 +121,7 @@ impl Reception {
         let route = &found.target.route;
         served.script = Some(script.name.to_string());
         let principal = self.admit(&parts.headers, table, script.access, route.access)?;
-        let bytes = body::read(body, BODY_BYTES_MAX, self.settings.body_time_max).await;
-        let bytes = bytes.map_err(|unread| body_refused(&unread))?;
+        let (bytes, _shelf) = self.read(body).await.map_err(|unread| body_refused(&unread))?;
         let body = body::check(bytes, route.body, &parts.headers).map_err(Refusal::bad_request)?;
         let strict = route.durability.is_strict_for(parts.method.as_str());
         let request = Request { body, ..request(&parts, found.params, found.rest) };
@@ -163,11 +166,18 @@ impl Reception {
         Ok(principal)
     }
 
+    /// The body, and its place in memory, to be held until the answer is known.
+    async fn read(&self, body: Incoming) -> Result<(Bytes, Shelf), Unread> {
+        body::read(body, BODY_BYTES_MAX, self.settings.body_time_max, Some(&self.larder)).await
+    }
+
     async fn accept(&self, row: Row) -> Outcome {
         let (accepted_at, execution_id) = (row.accepted_at, row.execution_id);
         self.dispatch.accept(row).await.map_err(|error| {
             if error.is_refusal() {
-                return Refusal::overloaded(error.to_string(), "outbox_full");
+                let reason =
+                    if matches!(error, store::Error::Behind) { "card_behind" } else { "outbox_full" };
+                return Refusal::overloaded(error.to_string(), reason);
             }
             tracing::error!(execution = %execution_id, %error, "a row could not be accepted");
             Refusal::internal()

@@ -129,6 +129,8 @@ struct Queue {
     background: VecDeque<Job>,
     asleep: usize,
     watched: bool,
+    /// Runs that were taken and have not ended.
+    taken: usize,
     background_running: usize,
     sync_turns: u32,
     closing: bool,
@@ -251,12 +253,17 @@ impl Executor {
         for job in waiting {
             job.refuse(FaultKind::Drain, "PiCloud is stopping");
         }
-        for desk in &self.shared.desks {
-            if let Some(running) = &*lock(desk) {
-                running.control.cancel(Cancel::Drain);
+        let threads = std::mem::take(&mut *lock(&self.shared.threads));
+        // A run that was taken reaches its desk only when it is compiled, so one look is not enough.
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            for desk in &self.shared.desks {
+                if let Some(running) = &*lock(desk) {
+                    running.control.cancel(Cancel::Drain);
+                }
             }
+            thread::sleep(Duration::from_millis(2));
         }
-        for thread in std::mem::take(&mut *lock(&self.shared.threads)) {
+        for thread in threads {
             // A bench contains every panic of its script; if it failed all the same, there is nothing to save.
             let _ = thread.join();
         }
@@ -264,9 +271,7 @@ impl Executor {
 
     fn is_busy(&self) -> bool {
         let queue = lock(&self.shared.queue);
-        !queue.sync.is_empty()
-            || !queue.background.is_empty()
-            || self.shared.desks.iter().any(|desk| lock(desk).is_some())
+        queue.taken > 0 || !queue.is_empty()
     }
 
     /// The limits of a run, and what overrides of them may reach.
@@ -293,35 +298,45 @@ impl Queue {
         shared.desks.len() - self.asleep - usize::from(self.watched)
     }
 
-    /// Whether a bench that asked now would get a run. An async one may wait for its lane instead.
-    fn has_next(&self, shared: &Shared) -> bool {
-        !self.sync.is_empty() || self.background_may(shared.desks.len())
+    fn is_empty(&self) -> bool {
+        self.sync.is_empty() && self.background.is_empty()
     }
 
-    /// Whether an async run waits and its lane has a bench left.
+    /// Notes the end of a run.
+    fn give_back(&mut self, last: Option<Lane>) {
+        self.taken -= usize::from(last.is_some());
+        self.background_running -= usize::from(last == Some(Lane::Async));
+    }
+
+    /// Async runs leave one bench to sync runs.
     fn background_may(&self, benches: usize) -> bool {
         !self.background.is_empty() && self.background_running + 1 < benches
     }
 
+    /// Whether a bench that asks gets a run.
+    fn may_take(&self, benches: usize) -> bool {
+        !self.sync.is_empty() || self.background_may(benches)
+    }
+
     /// The next run, if a bench may take it now.
     fn next(&mut self, benches: usize) -> Option<(Lane, Job)> {
-        let background_may = self.background_may(benches);
-        if self.sync.is_empty() || (background_may && self.sync_turns >= SYNC_TURNS) {
-            if !background_may {
-                return None;
-            }
+        let background = self.background_may(benches);
+        let next = if background && (self.sync.is_empty() || self.sync_turns >= SYNC_TURNS) {
             self.sync_turns = 0;
             self.background_running += 1;
-            return self.background.pop_front().map(|job| (Lane::Async, job));
-        }
-        self.sync_turns = self.sync_turns.saturating_add(1);
-        self.sync.pop_front().map(|job| (Lane::Sync, job))
+            self.background.pop_front().map(|job| (Lane::Async, job))
+        } else {
+            self.sync_turns = self.sync_turns.saturating_add(1);
+            self.sync.pop_front().map(|job| (Lane::Sync, job))
+        };
+        self.taken += usize::from(next.is_some());
+        next
     }
 
     /// The runs that would be next, by id.
-    fn first(&self, shared: &Shared) -> Option<(Option<Uuid>, Option<Uuid>)> {
+    fn first(&self) -> Option<(Option<Uuid>, Option<Uuid>)> {
         let id = |job: Option<&Job>| job.map(|job| job.row.execution_id);
-        self.has_next(shared).then(|| (id(self.sync.front()), id(self.background.front())))
+        (!self.is_empty()).then(|| (id(self.sync.front()), id(self.background.front())))
     }
 
     fn take(&mut self, execution: Uuid) -> Option<Job> {
@@ -342,25 +357,27 @@ struct Worker {
 impl Worker {
     fn run(self) {
         let mut bench = Bench::new();
-        while let Some((lane, job)) = self.take() {
+        let mut last = None;
+        while let Some((lane, job)) = self.take(last) {
             self.work(&mut bench, job);
-            if lane == Lane::Async {
-                self.background_done();
-            }
+            last = Some(lane);
         }
     }
 
-    fn take(&self) -> Option<(Lane, Job)> {
+    /// The next run. `last` is the lane of the one that this bench just ended.
+    fn take(&self, last: Option<Lane>) -> Option<(Lane, Job)> {
         let shared = &*self.shared;
+        let benches = shared.desks.len();
         let mut queue = lock(&shared.queue);
+        queue.give_back(last);
         loop {
             // Who is here counts as working: with all cores busy already, this one is the watch.
             if !queue.watched && queue.working(shared) > shared.cores && !queue.closing {
                 queue = self.keep_watch(queue);
             }
-            if let Some(next) = queue.next(shared.desks.len()) {
-                // Who was on watch leaves it to another, as long as runs are waiting.
-                if queue.has_next(shared) && queue.wants_another(shared) {
+            if let Some(next) = queue.next(benches) {
+                // Whoever came while there was a watch was not announced to anyone else.
+                if queue.may_take(benches) && queue.wants_another(shared) {
                     shared.wake.notify_one();
                 }
                 return Some(next);
@@ -370,7 +387,7 @@ impl Worker {
             }
             drop(queue);
             queue = self.linger();
-            if queue.has_next(shared) || queue.closing {
+            if queue.may_take(benches) || queue.closing {
                 continue;
             }
             queue.asleep += 1;
@@ -385,7 +402,7 @@ impl Worker {
         loop {
             thread::yield_now();
             let queue = lock(&self.shared.queue);
-            if queue.has_next(&self.shared) || queue.closing || Instant::now() >= until {
+            if queue.may_take(self.shared.desks.len()) || queue.closing || Instant::now() >= until {
                 return queue;
             }
         }
@@ -397,23 +414,14 @@ impl Worker {
         queue.watched = true;
         let mut quiet = 0;
         loop {
-            let first = queue.first(shared);
+            let first = queue.first();
             queue = shared.watch.wait_timeout(queue, WATCH).unwrap_or_else(PoisonError::into_inner).0;
-            let stuck = first.is_some() && queue.first(shared) == first;
-            quiet = if queue.has_next(shared) { 0 } else { quiet + 1 };
+            let stuck = queue.may_take(shared.desks.len()) && first.is_some() && queue.first() == first;
+            quiet = if queue.may_take(shared.desks.len()) { 0 } else { quiet + 1 };
             if stuck || quiet >= WATCH_QUIET || queue.closing {
                 queue.watched = false;
                 return queue;
             }
-        }
-    }
-
-    /// A place for an async run came free; one may be waiting that this bench will not see, if sync runs come first.
-    fn background_done(&self) {
-        let mut queue = lock(&self.shared.queue);
-        queue.background_running -= 1;
-        if !queue.background.is_empty() && queue.wants_another(&self.shared) {
-            self.shared.wake.notify_one();
         }
     }
 

@@ -152,10 +152,12 @@ impl House {
             }
         }
         self.store.close();
+        // The card may have failed at the last commit.
+        let late = self.broken.try_recv().ok();
         self.runtime.shutdown_timeout(Duration::from_millis(100));
         tracing::info!("stopped");
         match why {
-            Closing::Asked => Ok(()),
+            Closing::Asked => late.map_or(Ok(()), Err),
             Closing::Broken(error) => Err(error),
         }
     }

@@ -19,6 +19,7 @@ pub(super) fn store(config: &Config) -> store::Settings {
         log_bytes_max: config.executions.bytes_max,
         log_age_max: Duration::from_secs(u64::from(config.executions.age_max_days) * 24 * 3600),
         dead_letters_max: config.dead_letters.rows_max,
+        dead_letters_bytes_max: config.dead_letters.bytes_max,
     }
 }
 
@@ -67,6 +68,7 @@ pub(super) fn server(config: &Config, device_key: Option<String>) -> http::Setti
             timeout_sync: Duration::from_secs(config.scripts.timeout_seconds_sync.into()),
             timeout_async: Duration::from_secs(config.scripts.timeout_seconds_async.into()),
             body_time_max: Duration::from_secs(config.server.body_timeout_seconds),
+            bodies_bytes_max: config.server.bodies_bytes_max,
         },
         network: http::Network { allow: config.management.allow.clone() },
         page_limit_max: config.management.page_limit_max,

@@ -13,7 +13,7 @@ use super::changes::Changes;
 use super::codec;
 use super::log::LogTail;
 use super::open::Settings;
-use super::tables::{DEAD_LETTERS, META, META_CLAIMED, OUTBOX};
+use super::tables::{DEAD_LETTERS, META, META_CLAIMED, META_DEAD_BYTES, OUTBOX};
 use super::writer::{Change, Command, End, Hooks, Reply, Shared};
 use crate::model::{DeadLetter, Row, UnixMs};
 
@@ -44,7 +44,9 @@ pub(crate) struct Applier {
     outbox_bytes: u64,
     outbox_rows_max: u64,
     outbox_bytes_max: u64,
+    dead_bytes: u64,
     dead_letters_max: u64,
+    dead_letters_bytes_max: u64,
 }
 
 /// The commands of a batch that need a transaction.
@@ -70,7 +72,9 @@ impl Applier {
             outbox_bytes: shared.load.outbox_bytes.load(Relaxed),
             outbox_rows_max: settings.outbox_rows_max,
             outbox_bytes_max: settings.outbox_bytes_max,
+            dead_bytes: shared.load.dead_letters_bytes.load(Relaxed),
             dead_letters_max: settings.dead_letters_max,
+            dead_letters_bytes_max: settings.dead_letters_bytes_max,
             shared,
             catalog,
             tail,
@@ -187,13 +191,13 @@ impl Applier {
         }
         let mut txn = db.begin_write()?;
         let mut catalog = self.catalog.clone();
-        let Made { replies, enqueued, wrote: changed } =
+        let Made { replies, enqueued, wrote: changed, dead_freed } =
             make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
         let durable = flush || promised || changed || !batch.retries.is_empty();
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable)?;
-        if changed || !batch.dead.is_empty() {
-            self.write_dead(&txn, std::mem::take(&mut batch.dead))?;
+        if dead_freed > 0 || !batch.dead.is_empty() {
+            self.write_dead(&txn, std::mem::take(&mut batch.dead), dead_freed)?;
         }
         txn.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         txn.set_quick_repair(checkpoint);
@@ -263,15 +267,23 @@ impl Applier {
         Ok(())
     }
 
-    fn write_dead(&self, txn: &WriteTransaction, dead: Vec<DeadLetter>) -> Result<(), Error> {
+    /// Keeps dead letters within their bounds: the oldest go.
+    fn write_dead(&mut self, txn: &WriteTransaction, dead: Vec<DeadLetter>, freed: u64) -> Result<(), Error> {
         let mut letters = txn.open_table(DEAD_LETTERS)?;
+        self.dead_bytes = self.dead_bytes.saturating_sub(freed);
         for letter in dead {
-            letters.insert(letter.id.as_u128(), codec::encode(&letter).as_slice())?;
+            let bytes = codec::encode(&letter);
+            self.dead_bytes += weight(&bytes);
+            letters.insert(letter.id.as_u128(), bytes.as_slice())?;
         }
-        while letters.len()? > self.dead_letters_max && letters.pop_first()?.is_some() {
+        while letters.len()? > self.dead_letters_max || self.dead_bytes > self.dead_letters_bytes_max {
+            let Some((_, bytes)) = letters.pop_first()? else { break };
+            self.dead_bytes = self.dead_bytes.saturating_sub(weight(bytes.value()));
             self.shared.load.dead_letters_dropped.fetch_add(1, Relaxed);
         }
+        txn.open_table(META)?.insert(META_DEAD_BYTES, self.dead_bytes.to_le_bytes().as_slice())?;
         self.shared.load.dead_letters.store(letters.len()?, Relaxed);
+        self.shared.load.dead_letters_bytes.store(self.dead_bytes, Relaxed);
         Ok(())
     }
 
@@ -334,6 +346,7 @@ struct Made {
     replies: Vec<Reply>,
     enqueued: Vec<Arc<Row>>,
     wrote: bool,
+    dead_freed: u64,
 }
 
 /// Makes the changes; says whom to tell, which rows came of them, and whether any of them wrote.
@@ -346,7 +359,7 @@ fn make_changes(txn: &WriteTransaction, catalog: &mut Catalog, changes: Vec<Chan
         wrote |= changed?;
         replies.push(reply);
     }
-    Ok(Made { replies, enqueued: desk.enqueued, wrote })
+    Ok(Made { replies, dead_freed: desk.dead_bytes_freed, enqueued: desk.enqueued, wrote })
 }
 
 fn weight(bytes: &[u8]) -> u64 {

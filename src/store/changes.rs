@@ -27,6 +27,9 @@ const KEYS_MAX: usize = 1_000;
 /// Versions kept of one script; the oldest that is not active goes first.
 const VERSIONS_MAX: usize = 100;
 
+/// Dead letters that one transaction of a bulk command looks at.
+const LETTERS_PER_LOOK: usize = 100;
+
 /// Reads a field that may be null: absent leaves it, null clears it.
 fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
@@ -101,13 +104,15 @@ pub struct Changes<'a> {
     catalog: &'a mut Catalog,
     /// Rows that this transaction put into the outbox.
     pub(crate) enqueued: Vec<Arc<Row>>,
+    /// Bytes of dead letters that it removed.
+    pub(crate) dead_bytes_freed: u64,
 }
 
 type Changed<T> = Result<T, ChangeError>;
 
 impl<'a> Changes<'a> {
     pub(crate) fn new(txn: &'a WriteTransaction, catalog: &'a mut Catalog) -> Changes<'a> {
-        Changes { txn, catalog, enqueued: Vec::new() }
+        Changes { txn, catalog, enqueued: Vec::new(), dead_bytes_freed: 0 }
     }
 
     /// The set-up as this change finds it.
@@ -377,7 +382,7 @@ impl<'a> Changes<'a> {
     ) -> Changed<Arc<Row>> {
         let letter = self.dead_letter(id)?;
         let row = Arc::new(revive(letter)?);
-        self.txn.open_table(DEAD_LETTERS)?.remove(id.as_u128())?;
+        self.purge(id)?;
         self.txn
             .open_table(OUTBOX)?
             .insert(row.execution_id.as_u128(), codec::encode(row.as_ref()).as_slice())?;
@@ -388,25 +393,34 @@ impl<'a> Changes<'a> {
     /// Removes a dead letter for good.
     pub fn purge(&mut self, id: Uuid) -> Changed<()> {
         match self.txn.open_table(DEAD_LETTERS)?.remove(id.as_u128())? {
-            Some(_) => Ok(()),
+            Some(bytes) => {
+                self.dead_bytes_freed += u64::try_from(bytes.value().len()).unwrap_or(0);
+                Ok(())
+            }
             None => Err(ChangeError::NotFound { what: "dead letter", id: id.to_string() }),
         }
     }
 
-    /// Ids of at most `limit` dead letters that `keep` picks, oldest first.
-    pub fn dead_letter_ids(&self, limit: usize, keep: impl Fn(&DeadLetter) -> bool) -> Changed<Vec<Uuid>> {
+    /// Ids of dead letters that `keep` picks among the next hundred after `after`, oldest first, and where to go
+    /// on; `None` at the end. Bounded, because it holds up the writer.
+    pub fn dead_letter_ids(
+        &self,
+        after: Option<Uuid>,
+        keep: impl Fn(&DeadLetter) -> bool,
+    ) -> Changed<(Vec<Uuid>, Option<Uuid>)> {
         let mut ids = Vec::new();
-        for entry in self.txn.open_table(DEAD_LETTERS)?.iter()? {
-            let (_, bytes) = entry?;
-            let letter: DeadLetter = codec::decode(bytes.value())?;
+        let table = self.txn.open_table(DEAD_LETTERS)?;
+        let from = after.map_or(0, |id| id.as_u128().saturating_add(1));
+        for (looked, entry) in table.range(from..)?.enumerate() {
+            let letter: DeadLetter = codec::decode(entry?.1.value())?;
             if keep(&letter) {
                 ids.push(letter.id);
             }
-            if ids.len() >= limit {
-                break;
+            if looked + 1 == LETTERS_PER_LOOK {
+                return Ok((ids, Some(letter.id)));
             }
         }
-        Ok(ids)
+        Ok((ids, None))
     }
 
     fn dead_letter(&self, id: Uuid) -> Changed<DeadLetter> {

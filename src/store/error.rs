@@ -40,6 +40,9 @@ pub enum Error {
     /// An earlier error or a shutdown has closed the store.
     #[error("the store is closed")]
     Closed,
+    /// The card takes writes more slowly than they come.
+    #[error("the card is too slow for what is asked of it")]
+    Behind,
     /// The outbox holds as much as it may.
     #[error("the outbox is full: {rows} rows, {bytes} bytes")]
     OutboxFull {
@@ -53,7 +56,7 @@ pub enum Error {
 impl Error {
     /// Whether this says no to one command only, and the store goes on.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Error::OutboxFull { .. })
+        matches!(self, Error::OutboxFull { .. } | Error::Behind)
     }
 }
 

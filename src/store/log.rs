@@ -29,6 +29,11 @@ pub struct EncodedRecord {
 }
 
 impl EncodedRecord {
+    /// Bytes that it holds.
+    pub(crate) fn weight(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The record again, on its own feet.
     pub fn decode(&self) -> Result<ExecutionRecord<'static>, Error> {
         codec::decode(&self.bytes)

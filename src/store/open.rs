@@ -14,8 +14,8 @@ use super::catalog::Catalog;
 use super::codec::{self, Stored};
 use super::log::LogTail;
 use super::tables::{
-    APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_SCHEMA, OUTBOX, ROUTES,
-    SCHEMA, SCRIPTS, VERSIONS,
+    APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES, META_SCHEMA,
+    OUTBOX, ROUTES, SCHEMA, SCRIPTS, VERSIONS,
 };
 use super::{Error, writer::Recovered};
 use crate::model::Row;
@@ -39,6 +39,8 @@ pub struct Settings {
     pub log_age_max: Duration,
     /// Dead letters kept; over it the oldest goes.
     pub dead_letters_max: u64,
+    /// Bytes of dead letters kept; over it the oldest goes.
+    pub dead_letters_bytes_max: u64,
 }
 
 /// What opening found.
@@ -49,6 +51,7 @@ pub(crate) struct Opened {
     pub(crate) recovered: Vec<Recovered>,
     pub(crate) outbox_bytes: u64,
     pub(crate) dead_letters: u64,
+    pub(crate) dead_letters_bytes: u64,
     pub(crate) meter: Arc<CardMeter>,
 }
 
@@ -65,8 +68,14 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
     let catalog = read_catalog(&txn)?;
     let tail = LogTail::open(&txn, settings)?;
     let dead_letters = txn.open_table(DEAD_LETTERS)?.len()?;
+    let dead_letters_bytes = match txn.open_table(META)?.get(META_DEAD_BYTES)? {
+        None => 0,
+        Some(bytes) => <[u8; 8]>::try_from(bytes.value()).map(u64::from_le_bytes).map_err(|_| {
+            Error::Damaged { what: "weight of the dead letters", why: "it is not eight bytes".into() }
+        })?,
+    };
     txn.commit()?;
-    Ok(Opened { db, catalog, tail, recovered, outbox_bytes, dead_letters, meter })
+    Ok(Opened { db, catalog, tail, recovered, outbox_bytes, dead_letters, dead_letters_bytes, meter })
 }
 
 fn open_file(path: &Path, cache_bytes: usize, meter: Arc<CardMeter>) -> Result<Database, Error> {
@@ -137,7 +146,8 @@ fn recover_outbox(txn: &WriteTransaction) -> Result<(Vec<Recovered>, u64), Error
         let (id, bytes) = entry?;
         bytes_total += u64::try_from(bytes.value().len()).unwrap_or(u64::MAX);
         let mut row: Row = codec::decode(bytes.value())?;
-        let began = row.is_sync() || claimed.contains(&id.value());
+        // A sync row may have begun as soon as it was accepted; once recovered, it is claimed like the others.
+        let began = claimed.contains(&id.value()) || (row.is_sync() && row.crashes == 0);
         if began {
             row.crashes = row.crashes.saturating_add(1);
             row.attempts = row.attempts.saturating_add(1);

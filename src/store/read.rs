@@ -14,6 +14,8 @@ use crate::model::{DeadLetter, Ended, ExecutionRecord, Invalid, Row, UnixMs, Ver
 
 /// Blocks of the log that one search opens at the most; it goes on at the next page.
 const BLOCKS_PER_SCAN: usize = 200;
+/// Bytes after which a page is full, however few items it has.
+const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Where a record stands in the log; later records are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,15 +127,18 @@ impl Snapshot {
     ) -> Result<Page<Row>, Error> {
         let table = self.txn.open_table(OUTBOX)?;
         let mut items: Vec<Row> = Vec::new();
+        let mut held = 0;
         for entry in table.range(..before.map_or(u128::MAX, |id| id.as_u128()))?.rev() {
-            let row: Row = codec::decode(entry?.1.value())?;
+            let (_, bytes) = entry?;
+            let row: Row = codec::decode(bytes.value())?;
             if !keep(&row) {
                 continue;
             }
-            if items.len() == limit {
+            if items.len() == limit || held > PAGE_BYTES_MAX {
                 let next = items.last().map(|row| row.execution_id.to_string());
                 return Ok(Page { items, next });
             }
+            held += bytes.value().len();
             items.push(row);
         }
         Ok(Page { items, next: None })
@@ -154,15 +159,18 @@ impl Snapshot {
     ) -> Result<Page<DeadLetter>, Error> {
         let table = self.txn.open_table(DEAD_LETTERS)?;
         let mut items: Vec<DeadLetter> = Vec::new();
+        let mut held = 0;
         for entry in table.range(..before.map_or(u128::MAX, |id| id.as_u128()))?.rev() {
-            let letter: DeadLetter = codec::decode(entry?.1.value())?;
+            let (_, bytes) = entry?;
+            let letter: DeadLetter = codec::decode(bytes.value())?;
             if !keep(&letter) {
                 continue;
             }
-            if items.len() == limit {
+            if items.len() == limit || held > PAGE_BYTES_MAX {
                 let next = items.last().map(|letter| letter.id.to_string());
                 return Ok(Page { items, next });
             }
+            held += bytes.value().len();
             items.push(letter);
         }
         Ok(Page { items, next: None })
@@ -198,11 +206,12 @@ impl Snapshot {
         limit: usize,
     ) -> Result<Page<ExecutionRecord<'static>>, Error> {
         let mut page = Page { items: Vec::new(), next: None };
-        let mut last = None;
+        let (mut last, mut held) = (None, 0);
         let stopped = self.scan(filter, cursor, |at, record| {
-            if page.items.len() == limit {
+            if page.items.len() == limit || held > PAGE_BYTES_MAX {
                 return false;
             }
+            held += record.request_body.len() + record.response_body.as_ref().map_or(0, |body| body.len());
             last = Some(at);
             page.items.push(record);
             true

@@ -24,5 +24,7 @@ pub(crate) const DEAD_LETTERS: TableDefinition<'_, u128, &[u8]> = TableDefinitio
 
 /// In [`META`]: the schema, four bytes, little endian.
 pub(crate) const META_SCHEMA: &str = "schema";
+/// In [`META`]: how many bytes the dead letters have, eight bytes, little endian.
+pub(crate) const META_DEAD_BYTES: &str = "dead_letters_bytes";
 /// In [`META`]: the execution ids of async rows whose attempt may have begun, sixteen bytes each, big endian.
 pub(crate) const META_CLAIMED: &str = "claimed";

@@ -34,6 +34,10 @@ pub(crate) type Change = Box<dyn FnOnce(&mut Changes<'_>) -> (Reply, Result<bool
 const COMMANDS_WAKE: usize = 256;
 /// With more than this waiting the card cannot keep up, and relaxed rows must wait like strict ones.
 const COMMANDS_BUSY: usize = 4 * 1024;
+/// The same in bytes.
+const BYTES_BUSY: usize = 16 * 1024 * 1024;
+/// With more than this waiting nothing is run any more: what waits for a stalled card must not fill the memory.
+const BYTES_BEHIND: usize = 48 * 1024 * 1024;
 /// Quiet time after which the file is left so that even a power cut needs no repair at the next start.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(3);
 
@@ -105,6 +109,8 @@ pub struct Load {
     pub log_bytes: AtomicU64,
     /// Dead letters kept.
     pub dead_letters: AtomicU64,
+    /// Bytes of them.
+    pub dead_letters_bytes: AtomicU64,
     /// Dead letters dropped because there were too many.
     pub dead_letters_dropped: AtomicU64,
 }
@@ -129,6 +135,8 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Queue {
     commands: Vec<Command>,
+    /// About how many bytes they hold.
+    bytes: usize,
     /// Somebody waits.
     urgent: bool,
     /// The writer sleeps without a time to wake.
@@ -146,6 +154,7 @@ impl Store {
         load.outbox_rows.store(u64::try_from(opened.recovered.len()).unwrap_or(u64::MAX), Relaxed);
         load.outbox_bytes.store(opened.outbox_bytes, Relaxed);
         load.dead_letters.store(opened.dead_letters, Relaxed);
+        load.dead_letters_bytes.store(opened.dead_letters_bytes, Relaxed);
         load.log_bytes.store(opened.tail.stored_bytes(), Relaxed);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -184,11 +193,16 @@ impl Store {
     /// then it must be accepted durably or not at all.
     pub fn enqueue_relaxed(&self, row: Arc<Row>) -> bool {
         let mut queue = self.lock();
-        if queue.commands.len() >= COMMANDS_BUSY || queue.closing {
+        if queue.is_busy() || queue.closing || queue.closed {
             return false;
         }
         self.post_locked(&mut queue, Command::EnqueueRelaxed(row), false);
         true
+    }
+
+    /// Whether the card is so far behind that nothing more should be run before it has caught up.
+    pub fn is_behind(&self) -> bool {
+        self.lock().bytes >= BYTES_BEHIND
     }
 
     /// Counts, durably, that these async rows begin an attempt. Unless it is `urgent`, it waits for a commit that
@@ -205,6 +219,11 @@ impl Store {
     /// Ends an attempt. Nobody waits for it: it is on the card with the next flush.
     pub fn settle(&self, row: &Row, end: End) {
         self.post(Command::Settle { id: row.execution_id, sync: row.is_sync(), end }, false);
+    }
+
+    /// Takes a claim back: the row's attempt did not begin.
+    pub fn release(&self, id: Uuid) {
+        self.post(Command::Settle { id, sync: false, end: End::Release }, false);
     }
 
     /// Changes the set-up. `reply` is called once the change is durable, or refused, on the writer's thread.
@@ -281,6 +300,7 @@ impl Store {
     }
 
     fn post_locked(&self, queue: &mut Queue, command: Command, urgent: bool) {
+        queue.bytes += command.weight();
         queue.commands.push(command);
         let wake = (urgent && !queue.urgent) || queue.dormant || queue.commands.len() == COMMANDS_WAKE;
         queue.urgent |= urgent;
@@ -321,7 +341,31 @@ impl Startable {
     }
 }
 
+impl Queue {
+    fn is_busy(&self) -> bool {
+        self.commands.len() >= COMMANDS_BUSY || self.bytes >= BYTES_BUSY
+    }
+}
+
 impl Command {
+    /// About how many bytes wait with it.
+    fn weight(&self) -> usize {
+        match self {
+            Command::Enqueue { row, .. } | Command::EnqueueRelaxed(row) => row.weight(),
+            Command::Settle { end: End::Done(record) | End::Dead(_, record), .. } => record.weight(),
+            Command::Settle { end: End::Retry(_) | End::Release, .. }
+            | Command::Claim { .. }
+            | Command::Change(_)
+            | Command::Settled(_)
+            | Command::Probe(_) => 0,
+        }
+    }
+
+    /// Whether it is only a question.
+    fn asks_only(&self) -> bool {
+        matches!(self, Command::Settled(_) | Command::Probe(_))
+    }
+
     /// Tells whoever waits that it will not happen.
     pub(crate) fn refuse(self, error: &Error) {
         match self {
@@ -347,7 +391,8 @@ impl Writer {
         let mut last_active = Instant::now();
         loop {
             let closing = self.take(&mut commands, last_active);
-            let idle = commands.is_empty();
+            // Who only looks does not put the checkpoint off.
+            let idle = commands.iter().all(Command::asks_only);
             if !idle {
                 last_active = Instant::now();
             }
@@ -357,8 +402,8 @@ impl Writer {
             if let Err(error) = self.apply(&mut commands, due || closing, checkpoint || closing) {
                 return self.break_down(&error);
             }
-            if closing && self.lock().commands.is_empty() {
-                return self.close();
+            if closing && self.closed() {
+                return self.release_db();
             }
         }
     }
@@ -395,6 +440,7 @@ impl Writer {
             }
         }
         queue.urgent = false;
+        queue.bytes = 0;
         std::mem::swap(&mut queue.commands, commands);
         queue.closing
     }
@@ -430,9 +476,11 @@ impl Writer {
         self.release_db();
     }
 
-    fn close(self) {
-        self.lock().closed = true;
-        self.release_db();
+    /// Takes no more commands, if all that came are applied.
+    fn closed(&self) -> bool {
+        let mut queue = self.lock();
+        queue.closed = queue.commands.is_empty();
+        queue.closed
     }
 
     /// Lets the file go; its last holder closes it cleanly.

@@ -1,7 +1,5 @@
 //! Dead letters: read, run again, or let go.
 
-use std::collections::HashSet;
-
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -13,9 +11,6 @@ use super::{Office, Outcome, not_allowed};
 use crate::http::reply::{self, Refusal};
 use crate::model::{DeadLetter, Row, UnixMs};
 use crate::store::{ChangeError, Changes};
-
-/// Letters that one transaction moves; a long list must not hold up the writer.
-const BATCH: usize = 100;
 
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -83,60 +78,62 @@ impl Office {
     async fn redrive_many(&self, many: Many) -> Outcome {
         let whose = self.resolve(many.app.as_deref(), many.script.as_deref())?;
         let (began, version) = (UnixMs::now(), many.version);
-        let (mut count, mut skipped) = (0, HashSet::new());
+        let (mut count, mut skipped, mut after) = (0, 0, None);
         loop {
-            let passed = skipped.clone();
             let batch = move |changes: &mut Changes<'_>| {
-                let mut outcome = (0, Vec::new());
-                for id in pick(changes, whose, began, &passed)? {
+                let (ids, next) = pick(changes, whose, began, after)?;
+                let (mut moved, all) = (0, ids.len());
+                for id in ids {
                     match redrive(changes, id, version) {
-                        Ok(_) => outcome.0 += 1,
+                        Ok(_) => moved += 1,
                         Err(ChangeError::Store(error)) => return Err(error.into()),
-                        Err(_) => outcome.1.push(id),
+                        // Its script is gone: it stays, to be read or purged.
+                        Err(_) => {}
                     }
                 }
-                Ok(outcome)
+                Ok((moved, all - moved, next))
             };
-            let (moved, stuck) = self.change(batch).await?;
-            if moved == 0 && stuck.is_empty() {
-                return Ok(reply::json(StatusCode::OK, &json!({ "count": count, "skipped": skipped.len() })));
-            }
+            let (moved, stuck, next) = self.change(batch).await?;
             count += moved;
-            skipped.extend(stuck);
+            skipped += stuck;
+            after = next;
+            if after.is_none() {
+                return Ok(reply::json(StatusCode::OK, &json!({ "count": count, "skipped": skipped })));
+            }
         }
     }
 
     async fn purge_many(&self, many: Many) -> Outcome {
         let whose = self.resolve(many.app.as_deref(), many.script.as_deref())?;
         let began = UnixMs::now();
-        let mut count = 0;
+        let (mut count, mut after) = (0, None);
         loop {
             let batch = move |changes: &mut Changes<'_>| {
-                let ids = pick(changes, whose, began, &HashSet::new())?;
+                let (ids, next) = pick(changes, whose, began, after)?;
                 for id in &ids {
                     changes.purge(*id)?;
                 }
-                Ok(ids.len())
+                Ok((ids.len(), next))
             };
-            match self.change(batch).await? {
-                0 => return Ok(reply::json(StatusCode::OK, &json!({ "count": count }))),
-                gone => count += gone,
+            let (gone, next) = self.change(batch).await?;
+            count += gone;
+            after = next;
+            if after.is_none() {
+                return Ok(reply::json(StatusCode::OK, &json!({ "count": count })));
             }
         }
     }
 }
 
-/// The next letters of a bulk command: those that were dead when it began.
+/// The next letters of a bulk command, of those that were dead when it began; and where to go on.
 fn pick(
     changes: &Changes<'_>,
     whose: Whose,
     began: UnixMs,
-    passed: &HashSet<Uuid>,
-) -> Result<Vec<Uuid>, ChangeError> {
-    changes.dead_letter_ids(BATCH, |letter| {
-        letter.died_at <= began
-            && whose.takes(letter.row.app_id, letter.row.script_id)
-            && !passed.contains(&letter.id)
+    after: Option<Uuid>,
+) -> Result<(Vec<Uuid>, Option<Uuid>), ChangeError> {
+    changes.dead_letter_ids(after, |letter| {
+        letter.died_at <= began && whose.takes(letter.row.app_id, letter.row.script_id)
     })
 }
 

@@ -16,6 +16,9 @@ use crate::store::{ExecutionFilter, Position};
 
 const WAIT_SECONDS_MAX: u64 = 60;
 
+/// Who waits for an execution looks at least this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Which executions a list is about; shared by lists of executions, rows, letters and lines.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Whose {
@@ -143,9 +146,10 @@ impl Office {
         let mut tail = self.dispatch.tail();
         let mut found = self.look_up(id).await?;
         while !found.1 && Instant::now() < until {
-            match timeout_at(until, tail.recv()).await {
+            match timeout_at(until.min(Instant::now() + LOOK_AGAIN), tail.recv()).await {
                 Ok(Ok(record)) if record.id != id => continue,
-                // Fell behind: what was missed may have been the one. Or time is over: it may run by now.
+                // Fell behind, or the end came between the first look and the tail: what was missed may be the one.
+                // Or the time is over, and it may run by now.
                 Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => {}
                 Ok(Err(RecvError::Closed)) => break,
             }

@@ -105,6 +105,7 @@ impl Office {
         text.gauge("outbox_rows", "Rows in the outbox.", load.outbox_rows.load(Relaxed));
         text.gauge("outbox_bytes", "Bytes of the rows in the outbox.", load.outbox_bytes.load(Relaxed));
         text.gauge("dead_letters", "Dead letters kept.", load.dead_letters.load(Relaxed));
+        text.gauge("dead_letters_bytes", "Bytes of them.", load.dead_letters_bytes.load(Relaxed));
         text.counter(
             "dead_letters_dropped_total",
             "Dead letters dropped for want of room.",
