@@ -149,7 +149,11 @@ impl Store {
     /// Opens the file and starts the writer. Blocks for as long as the file needs.
     pub fn open(settings: &Settings) -> Result<(Store, Vec<Recovered>, Startable), Error> {
         // A file whose pages contradict each other makes redb panic; for the operator that is a damaged file.
-        let opened = catch_unwind(AssertUnwindSafe(|| open::open(settings))).unwrap_or_else(|_| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let opened = catch_unwind(AssertUnwindSafe(|| open::open(settings)));
+        std::panic::set_hook(loud);
+        let opened = opened.unwrap_or_else(|_| {
             let path = settings.path.display().to_string();
             Err(Error::Open { path, why: "the file is damaged; move it away and restore a backup".into() })
         })?;

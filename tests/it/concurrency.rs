@@ -6,6 +6,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::harness::{Daemon, Setup, until};
+use crate::http::Connection;
 
 const CONNECTIONS: usize = 200;
 const CALLS_EACH: usize = 5;
@@ -101,4 +102,25 @@ fn the_set_up_may_change_under_load() {
         assert_eq!(daemon.get("/x").text(), version.to_string(), "a change that was answered is in force");
     }
     caller.join().unwrap();
+}
+
+#[test]
+fn short_runs_do_not_wait_for_long_ones_while_a_bench_is_free() {
+    let cores = thread::available_parallelism().unwrap().get();
+    let daemon = Setup::default().set("scripts.threads", cores + 6).start();
+    daemon.serve("/long", "sleep(4); 1");
+    daemon.serve("/short", "1");
+    let mut sleepers: Vec<Connection> = (0..cores).map(|_| daemon.request("POST", "/long").begin()).collect();
+    until("all cores are taken", || (daemon.all("/executions?status=running").len() == cores).then_some(()));
+    for _ in 0..20 {
+        let pair = [daemon.request("POST", "/short").begin(), daemon.request("POST", "/short").begin()];
+        for mut call in pair {
+            assert_eq!(call.answer().unwrap().status, 200);
+        }
+    }
+    let running = daemon.all("/executions?status=running").len();
+    assert_eq!(running, cores, "the long runs were to be still under way");
+    for sleeper in &mut sleepers {
+        assert_eq!(sleeper.answer().unwrap().status, 200);
+    }
 }

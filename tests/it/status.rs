@@ -265,3 +265,23 @@ fn an_async_call_is_202_with_the_way_to_its_end() {
     let seen = (&end["status"], &end["response_code"], &end["response_body"], &end["delivery"]);
     assert_eq!(seen, (&json!("success"), &json!(404), &json!("7"), &json!("none")), "{end:#}");
 }
+
+#[test]
+fn a_content_type_that_is_none_is_json() {
+    let daemon = Daemon::start();
+    for (headers, kind, body) in [
+        ("#{ \"content-type\": \"text/plain\\r\\nx: y\" }", "application/json", "\"hi\""),
+        ("#{ \"content-type\": [\"text/plain\", \"text/html\"] }", "text/html", "hi"),
+        ("#{ \"content-type\": \"text/plain\" }", "text/plain", "hi"),
+    ] {
+        let script = daemon.script(&format!("#{{ status_code: 200, headers: {headers}, body: \"hi\" }}"));
+        let answer = daemon.post(&format!("/api/execute/{script}"), "");
+        let kinds: Vec<&str> = answer
+            .headers
+            .iter()
+            .filter(|(name, _)| name == "content-type")
+            .map(|(_, v)| v.as_str())
+            .collect();
+        assert_eq!((kinds, answer.text().as_str()), (vec![kind], body), "{headers}");
+    }
+}
