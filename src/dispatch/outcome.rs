@@ -196,7 +196,12 @@ fn redacted((name, value): &(String, String)) -> (Cow<'_, str>, Cow<'_, str>) {
 }
 
 fn text(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(BODY_KEPT)])
+    let cut = &bytes[..bytes.len().min(BODY_KEPT)];
+    match std::str::from_utf8(cut) {
+        // The cut went through a character.
+        Err(error) if error.error_len().is_none() => String::from_utf8_lossy(&cut[..error.valid_up_to()]),
+        _ => String::from_utf8_lossy(cut),
+    }
 }
 
 fn kept(text: &str, most: usize) -> Cow<'_, str> {

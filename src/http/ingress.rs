@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HeaderValue, LOCATION};
+use hyper::header::{ALLOW, HOST, HeaderValue, LOCATION};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
@@ -136,6 +136,10 @@ impl Reception {
     }
 
     fn find(&self, table: &RouteTable, parts: &Parts) -> Result<(Match, Arc<Script>), Refusal> {
+        // RFC 9112 3.2: whoever reads the other one would go elsewhere.
+        if parts.headers.get_all(HOST).iter().count() > 1 {
+            return Err(Refusal::bad_request("more than one Host header"));
+        }
         let header = router::request_host(parts);
         let host = Host::from_header(&header);
         let path = parts.uri.path();

@@ -144,7 +144,7 @@ pub(super) fn answer(answer: Option<Answer>, execution: Uuid) -> Reply {
     let lost = || script::Fault::new(FaultKind::Platform, "the answer was lost");
     let result = answer.map_or_else(|| Err(lost()), |answer| answer.result);
     let mut reply = match result {
-        Ok(response) => script_response(response),
+        Ok(response) => script_response(response, execution),
         Err(fault) => fault_reply(&fault, execution),
     };
     name_execution(&mut reply, execution);
@@ -189,12 +189,17 @@ fn belongs_to_connection(name: &HeaderName) -> bool {
     )
 }
 
-fn script_response(response: script::Response) -> Reply {
+fn script_response(response: script::Response, execution: Uuid) -> Reply {
     // 1xx cannot be a final answer (RFC 9110 15.2).
     let status = StatusCode::from_u16(response.status).ok().filter(|status| !status.is_informational());
     let Some(status) = status else {
         let message = format!("the script answered with status {}, which cannot be sent", response.status);
-        return Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, message).reply();
+        let mut refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, message);
+        refusal.reason = Some("invalid_status");
+        refusal.more.push(("execution_id", execution.to_string().into()));
+        let mut reply = refusal.reply();
+        reply.headers_mut().insert(ERROR_SOURCE, HeaderValue::from_static("script"));
+        return reply;
     };
     let mut reply = Response::new(Either::Left(Full::new(response.body)));
     *reply.status_mut() = status;
@@ -284,8 +289,10 @@ mod tests {
             header("content-length", "5"),
             header("transfer-encoding", "chunked"),
         ];
-        let reply =
-            script_response(script::Response { status: 299, headers, body: Bytes::from_static(b"{}") });
+        let reply = script_response(
+            script::Response { status: 299, headers, body: Bytes::from_static(b"{}") },
+            Uuid::nil(),
+        );
         assert_eq!(reply.status(), 299);
         assert_eq!(reply.headers().len(), 3);
         assert_eq!(reply.headers().get_all("set-cookie").iter().count(), 2);
@@ -294,7 +301,10 @@ mod tests {
     #[test]
     fn a_status_that_cannot_be_sent_is_500() {
         for status in [0, 99, 100, 199, 1000, 65535] {
-            let reply = script_response(script::Response { status, headers: vec![], body: Bytes::new() });
+            let reply = script_response(
+                script::Response { status, headers: vec![], body: Bytes::new() },
+                Uuid::nil(),
+            );
             assert_eq!(reply.status(), 500, "{status}");
         }
     }

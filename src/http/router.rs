@@ -208,7 +208,8 @@ impl Node {
         let names = pattern.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
         let decoded = |value: &str| model::decode_param(value).into_owned();
         let params = names.zip(&values).map(|(name, value)| (name.to_owned(), decoded(value))).collect();
-        Some(Match { params, rest: decoded(rest), target: target.clone() })
+        let rest: Vec<String> = rest.split('/').map(decoded).collect();
+        Some(Match { params, rest: rest.join("/"), target: target.clone() })
     }
 
     /// Visits each node at most once, so it is bounded by the number of routes whatever the path.
@@ -253,11 +254,13 @@ impl Leaf {
     }
 }
 
-/// The host of a request, from its `Host` header or an absolute target.
+/// The host of a request: of an absolute target (RFC 9112 3.2.2), else of its `Host` header.
 pub(super) fn request_host(parts: &hyper::http::request::Parts) -> Cow<'_, str> {
-    let header =
-        parts.headers.get(hyper::header::HOST).map(|value| String::from_utf8_lossy(value.as_bytes()));
-    header.or_else(|| parts.uri.authority().map(|authority| authority.as_str().into())).unwrap_or_default()
+    if let Some(authority) = parts.uri.authority() {
+        return authority.as_str().into();
+    }
+    let header = parts.headers.get(hyper::header::HOST);
+    header.map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ impl<'a> Host<'a> {
     /// Takes a `Host` header's value (RFC 9110 7.2). Total: what is no host claims nothing but `*`.
     pub fn from_header(value: &'a str) -> Host<'a> {
         let value = value.trim();
-        if let Some(bracketed) = value.strip_prefix('[') {
-            let inner = bracketed.split(']').next().unwrap_or_default();
+        if let Some((inner, after)) = value.strip_prefix('[').and_then(|rest| rest.split_once(']'))
+            && (after.is_empty() || after.starts_with(':'))
+        {
             return Host(canonical_ip(inner).map_or(Cow::Borrowed(inner), Cow::Owned));
         }
         if let Ok(address) = value.parse::<Ipv6Addr>() {
@@ -144,7 +145,8 @@ mod tests {
             ("::1", "::1"),
             ("192.168.1.7:80", "192.168.1.7"),
             ("", ""),
-            ("[", ""),
+            ("[", "["),
+            ("[::1].example.org", "["),
             (":80", ""),
         ] {
             assert_eq!(Host::from_header(value).as_str(), host, "{value:?}");

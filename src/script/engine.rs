@@ -11,6 +11,8 @@ use std::time::Instant;
 use rhai::packages::{Package, StandardPackage};
 use rhai::{Dynamic, Engine, Scope};
 
+use crate::model::{Body, Row};
+
 use super::alloc::{self, Meter};
 use super::context::{self, CTX, REQUEST};
 use super::watch::{Remains, Watch};
@@ -54,7 +56,7 @@ impl Bench {
         let meter = Meter::begin();
         meter.set_budget(limits.memory_bytes);
         self.watch.begin(input, limits, control, program.names.reused);
-        self.set_limits(limits);
+        self.set_limits(limits, &row);
         let ended = catch_unwind(AssertUnwindSafe(|| self.evaluate(program, limits)));
         let remains = self.watch.finish();
         let result = match ended {
@@ -66,10 +68,15 @@ impl Bench {
         outcome
     }
 
-    fn set_limits(&mut self, limits: &Limits) {
+    fn set_limits(&mut self, limits: &Limits, row: &Row) {
+        // Bytes of a blob count as items: a script may handle what it was sent, within its memory.
+        let sent = match &row.request.body {
+            Body::Raw(bytes) => bytes.len(),
+            Body::Empty | Body::Json(_) | Body::Form(_) | Body::Text(_) => 0,
+        };
         self.engine
             .set_max_string_size(limits.string_bytes_max())
-            .set_max_array_size(limits.array_items_max())
+            .set_max_array_size(limits.array_items_max().max(sent))
             .set_max_map_size(limits.map_entries_max())
             .set_max_call_levels(limits.call_levels);
     }

@@ -44,6 +44,7 @@ fn read_map(map: &Map, status: &Dynamic, bytes_max: usize) -> Result<Response, F
         Some(headers) if headers.is_unit() => Vec::new(),
         Some(headers) => read_headers(headers)?,
     };
+    keep_one_type(&mut headers);
     let unit = Dynamic::UNIT;
     let body = map.get("body").unwrap_or(&unit);
     let sent_as_is = match headers.iter().rfind(|(name, _)| name == "content-type") {
@@ -60,6 +61,16 @@ fn read_map(map: &Map, status: &Dynamic, bytes_max: usize) -> Result<Response, F
     };
     headers.shrink_to_fit();
     Ok(Response { status, headers, body })
+}
+
+/// Of several content types the last stands; one that is no valid header value is as good as none.
+fn keep_one_type(headers: &mut Vec<(String, String)>) {
+    let is_type = |name: &str| name == "content-type";
+    let valid =
+        |value: &str| !value.is_empty() && value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f));
+    let last = headers.iter().rfind(|(name, value)| is_type(name) && valid(value)).cloned();
+    headers.retain(|(name, _)| !is_type(name));
+    headers.extend(last);
 }
 
 /// `#{ name: value }` as pairs; an array repeats its header, unit leaves it out.

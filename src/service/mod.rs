@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -96,6 +97,10 @@ enum Closing {
 impl House {
     fn open(config: &Config, device_key: Option<String>) -> Result<House, Error> {
         let began = Instant::now();
+        raise_descriptor_limit();
+        // Sockets first: if one cannot be had, nothing has been touched, and early guests wait in the kernel.
+        let runtime = runtime(config.server.threads)?;
+        let listeners = bind(&runtime, &config.server.listen)?;
         let (store, recovered, startable) = store::Store::open(&parts::store(config))?;
         let (tell_broken, broken) = mpsc::unbounded_channel();
         let tell_leak = tell_broken.clone();
@@ -106,14 +111,12 @@ impl House {
         let routes = crate::http::Routes::default();
         startable.start(hooks(&routes, &dispatch, tell_broken))?;
         first_run::set_up(&store, &config.server.data_dir)?;
-        let runtime = runtime(config.server.threads)?;
         let limits = parts::limits(config);
         let guests = Guests::new(&limits);
         let info = Arc::new(SystemInfo::new(resident_bytes));
         let settings = parts::server(config, device_key);
         let server =
             Server::new(settings, routes, store.clone(), dispatch.clone(), guests.clone(), info.clone());
-        let listeners = bind(&runtime, &config.server.listen)?;
         // Whoever is told that the house is open may also ask it to close.
         let signals = runtime.block_on(async { Signals::listen() })?;
         dispatch.start(&recovered)?;
@@ -192,6 +195,13 @@ fn bind(runtime: &Runtime, addresses: &[SocketAddr]) -> Result<Vec<Listener>, Er
         runtime.block_on(Listener::bind(address)).map_err(|source| Error::Listen { address, source })
     };
     addresses.iter().map(bind).collect()
+}
+
+/// Every connection is a descriptor, and the usual soft limit is lower than the connections we allow.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Without it the house works, with fewer guests.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// Tells the operator and systemd that requests are answered.

@@ -364,6 +364,9 @@ impl<'a> Changes<'a> {
     /// Removes a key: from this commit on it opens nothing.
     pub fn delete_key(&mut self, id: Uuid) -> Changed<()> {
         found(&self.catalog.keys, "key", id)?;
+        if self.catalog.keys.len() == 1 {
+            return Err(ChangeError::Conflict("this is the last key; make another one first".into()));
+        }
         remove(self.txn, KEYS, &mut self.catalog.keys, id)
     }
 

@@ -190,7 +190,7 @@ impl Snapshot {
             if !(head.id_min..=head.id_max).contains(&wanted) {
                 continue;
             }
-            let raw = self.block(number.value(), &head)?;
+            let Some(raw) = self.sound_block(number.value(), &head)? else { continue };
             if let Some((_, record)) = log::entries(&raw)?.into_iter().rev().find(|(id, _)| *id == wanted) {
                 return codec::decode(record).map(Some);
             }
@@ -244,7 +244,7 @@ impl Snapshot {
                 return Ok(Stopped::Tired(Position { block, index: usize::MAX }));
             }
             opened += 1;
-            let raw = self.block(block, &head)?;
+            let Some(raw) = self.sound_block(block, &head)? else { continue };
             for (index, (_, record)) in log::entries(&raw)?.into_iter().enumerate().rev() {
                 let at = Position { block, index };
                 if before.is_some_and(|before| at >= before) {
@@ -257,6 +257,18 @@ impl Snapshot {
             }
         }
         Ok(Stopped::AtEnd)
+    }
+
+    /// A block, unless it is damaged: then its records are lost, and those of the others are not.
+    fn sound_block(&self, number: u64, head: &BlockHead) -> Result<Option<Vec<u8>>, Error> {
+        match self.block(number, head).and_then(|raw| log::entries(&raw).map(drop).map(|()| raw)) {
+            Ok(raw) => Ok(Some(raw)),
+            Err(error @ Error::Damaged { .. }) => {
+                tracing::warn!(block = number, %error, "a block of the execution log is passed over");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn block(&self, number: u64, head: &BlockHead) -> Result<Vec<u8>, Error> {

@@ -148,7 +148,15 @@ struct Queue {
 impl Store {
     /// Opens the file and starts the writer. Blocks for as long as the file needs.
     pub fn open(settings: &Settings) -> Result<(Store, Vec<Recovered>, Startable), Error> {
-        let opened = open::open(settings)?;
+        // A file whose pages contradict each other makes redb panic; for the operator that is a damaged file.
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let opened = catch_unwind(AssertUnwindSafe(|| open::open(settings)));
+        std::panic::set_hook(loud);
+        let opened = opened.unwrap_or_else(|_| {
+            let path = settings.path.display().to_string();
+            Err(Error::Open { path, why: "the file is damaged; move it away and restore a backup".into() })
+        })?;
         let db = Arc::new(opened.db);
         let load = Load::default();
         load.outbox_rows.store(u64::try_from(opened.recovered.len()).unwrap_or(u64::MAX), Relaxed);

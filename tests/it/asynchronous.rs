@@ -8,8 +8,8 @@ use crate::harness::{Daemon, Setup, until};
 
 /// A daemon that tries again almost at once, three times in all.
 fn hasty() -> Daemon {
-    let setup = Setup::default().set("OUTBOX_BACKOFF_BASE_MS", 1).set("OUTBOX_BACKOFF_FACTOR", 1);
-    setup.set("OUTBOX_ATTEMPTS_MAX", 3).start()
+    let setup = Setup::default().set("outbox.backoff_base_ms", 1).set("outbox.backoff_factor", 1);
+    setup.set("outbox.attempts_max", 3).start()
 }
 
 /// The errors of a dead letter's attempts.
@@ -89,7 +89,7 @@ fn a_timeout_is_tried_again() {
 
 #[test]
 fn a_script_may_say_when_to_try_again() {
-    let daemon = Setup::default().set("OUTBOX_BACKOFF_BASE_MS", 3_600_000).start();
+    let daemon = Setup::default().set("outbox.backoff_base_ms", 3_600_000).start();
     daemon.serve_async("/x", "if ctx.attempt == 1 { retry_after(2); throw \"later\" } 1");
     let id = daemon.accepted("/x", "");
     let row = daemon.execution_once(&id, "retrying");
@@ -104,7 +104,7 @@ fn a_script_may_say_when_to_try_again() {
 
 #[test]
 fn backoff_is_within_its_bounds() {
-    let daemon = Setup::default().set("OUTBOX_BACKOFF_BASE_MS", 60_000).start();
+    let daemon = Setup::default().set("outbox.backoff_base_ms", 60_000).start();
     daemon.serve_async("/x", "throw 1");
     for _ in 0..5 {
         let row = daemon.execution_once(&daemon.accepted("/x", ""), "retrying");
@@ -138,7 +138,7 @@ fn an_accepted_row_survives_a_crash_and_ends_once() {
 
 #[test]
 fn one_can_wait_for_the_end() {
-    let daemon = Setup::default().set("SCRIPTS_THREADS", 2).start();
+    let daemon = Setup::default().set("scripts.threads", 2).start();
     daemon.serve_async("/x", "sleep(1); 1");
     let id = daemon.accepted("/x", "");
     let now = daemon.execution(&id);
@@ -179,7 +179,7 @@ fn cancel(daemon: &Daemon, id: &str, status: &str) {
 
 #[test]
 fn work_can_be_cancelled_wherever_it_is() {
-    let daemon = Setup::default().set("SCRIPTS_THREADS", 2).set("OUTBOX_BACKOFF_BASE_MS", 3_600_000).start();
+    let daemon = Setup::default().set("scripts.threads", 2).set("outbox.backoff_base_ms", 3_600_000).start();
     daemon.serve_async("/long", "sleep(50)");
     daemon.serve_async("/bad", "throw 1");
     cancel(&daemon, &daemon.accepted("/bad", ""), "retrying");
@@ -195,7 +195,7 @@ fn work_can_be_cancelled_wherever_it_is() {
 
 #[test]
 fn the_outbox_shows_what_is_under_way() {
-    let daemon = Setup::default().set("OUTBOX_BACKOFF_BASE_MS", 3_600_000).start();
+    let daemon = Setup::default().set("outbox.backoff_base_ms", 3_600_000).start();
     let (long, bad) = (daemon.serve_async("/long", "sleep(50)"), daemon.serve_async("/bad", "throw \"why\""));
     let (running, retrying) = (daemon.accepted("/long", ""), daemon.accepted("/bad", ""));
     daemon.execution_once(&running, "running");
@@ -213,7 +213,7 @@ fn the_outbox_shows_what_is_under_way() {
 
 #[test]
 fn sync_work_is_not_kept_waiting_by_async_work() {
-    let daemon = Setup::default().set("SCRIPTS_THREADS", 2).start();
+    let daemon = Setup::default().set("scripts.threads", 2).start();
     daemon.serve_async("/long", "sleep(50)");
     daemon.serve("/quick", "1");
     for _ in 0..4 {
@@ -227,7 +227,7 @@ fn sync_work_is_not_kept_waiting_by_async_work() {
 
 #[test]
 fn the_source_is_that_of_the_run_and_the_name_that_of_the_call() {
-    let daemon = Setup::default().set("OUTBOX_BACKOFF_BASE_MS", 3_600_000).start();
+    let daemon = Setup::default().set("outbox.backoff_base_ms", 3_600_000).start();
     let script = daemon.serve_async("/x", "retry_after(1); throw 1");
     let name = daemon.done("GET", &format!("/apps/default/scripts/{script}"), Value::Null)["name"].clone();
     let id = daemon.accepted("/x", "");

@@ -6,6 +6,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::harness::{Daemon, Setup, until};
+use crate::http::Connection;
 
 const CONNECTIONS: usize = 200;
 const CALLS_EACH: usize = 5;
@@ -14,7 +15,7 @@ const CALLS_EACH: usize = 5;
 fn storm(daemon: &Daemon, method: &'static str) -> HashSet<String> {
     let address = daemon.address;
     let call = move |connection: usize| {
-        let mut guest = crate::http::Connection::open(address);
+        let mut guest = Connection::open(address);
         let mut seen = Vec::new();
         for call in 0..CALLS_EACH {
             let unique = connection * CALLS_EACH + call;
@@ -36,7 +37,7 @@ fn storm(daemon: &Daemon, method: &'static str) -> HashSet<String> {
 
 #[test]
 fn a_thousand_calls_have_a_thousand_answers() {
-    let daemon = Setup::default().set("LOG_ACCESS", false).start();
+    let daemon = Setup::default().set("log.access", false).start();
     let script = daemon
         .script_with("[request.params.id, request.body, ctx.execution_id]", json!({ "timeout_seconds": 60 }));
     daemon.route("ANY", "/echo/{id}", &script, json!({}));
@@ -57,11 +58,11 @@ fn a_thousand_calls_have_a_thousand_answers() {
 
 #[test]
 fn a_flood_of_async_work_is_done() {
-    let daemon = Setup::default().set("LOG_ACCESS", false).start();
+    let daemon = Setup::default().set("log.access", false).start();
     let script = daemon.serve_async("/x", "request.body");
     let address = daemon.address;
     let flood = move |first: usize| {
-        let mut guest = crate::http::Connection::open(address);
+        let mut guest = Connection::open(address);
         for n in first..first + 50 {
             guest.send(crate::http::Request::new(address, "POST", "/x").body(n.to_string()).bytes());
             assert_eq!(guest.answer().unwrap().status, 202);
@@ -78,11 +79,11 @@ fn a_flood_of_async_work_is_done() {
 
 #[test]
 fn the_set_up_may_change_under_load() {
-    let daemon = Setup::default().set("LOG_ACCESS", false).start();
+    let daemon = Setup::default().set("log.access", false).start();
     let script = daemon.serve("/x", "1");
     let address = daemon.address;
     let caller = thread::spawn(move || {
-        let mut guest = crate::http::Connection::open(address);
+        let mut guest = Connection::open(address);
         let mut last = 0;
         while last < 20 {
             guest.send(crate::http::Request::new(address, "GET", "/x").bytes());
@@ -105,7 +106,7 @@ fn the_set_up_may_change_under_load() {
 
 #[test]
 fn every_bench_is_used() {
-    let daemon = Setup::default().set("SCRIPTS_THREADS", 8).start();
+    let daemon = Setup::default().set("scripts.threads", 8).start();
     let script = daemon.script_with("sleep(2); 1", json!({ "timeout_seconds": 60 }));
     daemon.route("ANY", "/slow", &script, json!({}));
     daemon.route("POST", "/later", &script, json!({ "dispatch_mode": "async" }));
@@ -131,7 +132,7 @@ fn every_bench_is_used() {
 
 #[test]
 fn waiting_for_the_lane_costs_nothing() {
-    let daemon = Setup::default().set("SCRIPTS_THREADS", 2).start();
+    let daemon = Setup::default().set("scripts.threads", 2).start();
     daemon.serve_async("/long", "sleep(50)");
     let running = daemon.accepted("/long", "");
     daemon.execution_once(&running, "running");
@@ -146,4 +147,25 @@ fn waiting_for_the_lane_costs_nothing() {
     let still = daemon.done("GET", &format!("/executions/{queued}?wait=2"), Value::Null);
     assert_eq!(still["status"], "queued", "one bench of two is kept for those who wait");
     assert!(ticks() - before < 60, "{} ticks of 200 were burnt", ticks() - before);
+}
+
+#[test]
+fn short_runs_do_not_wait_for_long_ones_while_a_bench_is_free() {
+    let cores = thread::available_parallelism().unwrap().get();
+    let daemon = Setup::default().set("scripts.threads", cores + 6).start();
+    daemon.serve("/long", "sleep(4); 1");
+    daemon.serve("/short", "1");
+    let mut sleepers: Vec<Connection> = (0..cores).map(|_| daemon.request("POST", "/long").begin()).collect();
+    until("all cores are taken", || (daemon.all("/executions?status=running").len() == cores).then_some(()));
+    for _ in 0..20 {
+        let pair = [daemon.request("POST", "/short").begin(), daemon.request("POST", "/short").begin()];
+        for mut call in pair {
+            assert_eq!(call.answer().unwrap().status, 200);
+        }
+    }
+    let running = daemon.all("/executions?status=running").len();
+    assert_eq!(running, cores, "the long runs were to be still under way");
+    for sleeper in &mut sleepers {
+        assert_eq!(sleeper.answer().unwrap().status, 200);
+    }
 }

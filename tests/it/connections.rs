@@ -56,7 +56,7 @@ fn what_is_no_http_is_400_and_the_end() {
 
 #[test]
 fn heads_are_bounded_in_bytes_and_in_count() {
-    let daemon = Setup::default().set("SERVER_HEADERS_MAX", 10).set("SERVER_HEADER_BYTES_MAX", 16384).start();
+    let daemon = Setup::default().set("server.headers_max", 10).set("server.header_bytes_max", 16384).start();
     let many: String = (0..11).map(|n| format!("x-{n}: 1\r\n")).collect();
     let long = format!("x-long: {}\r\n", "x".repeat(20_000));
     for headers in [many, long] {
@@ -75,7 +75,7 @@ fn heads_are_bounded_in_bytes_and_in_count() {
 
 #[test]
 fn who_dawdles_over_a_head_is_let_go() {
-    let daemon = Setup::default().set("SERVER_HEADER_TIMEOUT_SECONDS", 1).start();
+    let daemon = Setup::default().set("server.header_timeout_seconds", 1).start();
     let mut silent = daemon.connect();
     let mut slow = daemon.connect();
     slow.send("GET / HTTP/1.1\r\nhost: x\r\n");
@@ -98,7 +98,7 @@ fn who_dawdles_over_a_head_is_let_go() {
 
 #[test]
 fn who_never_reads_its_answer_is_let_go() {
-    let daemon = Setup::default().set("SERVER_WRITE_TIMEOUT_SECONDS", 1).start();
+    let daemon = Setup::default().set("server.write_timeout_seconds", 1).start();
     let source = r#"let s = "x"; s.pad(200000, "x"); #{ status_code: 200, headers: #{ "content-type": "text/plain" }, body: s }"#;
     daemon.serve("/big", source);
     let metric = || {
@@ -117,7 +117,7 @@ fn who_never_reads_its_answer_is_let_go() {
 
 #[test]
 fn a_full_house_lets_guests_wait_outside() {
-    let daemon = Setup::default().set("SERVER_CONNECTIONS_MAX", 2).start();
+    let daemon = Setup::default().set("server.connections_max", 2).start();
     let (first, second) = (daemon.connect(), daemon.connect());
     let mut third = daemon.request("GET", "/").begin();
     third.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();

@@ -65,7 +65,7 @@ fn a_daemon_that_stops_is_not_ready() {
 
 #[test]
 fn at_the_end_of_the_grace_waiters_get_503_and_rows_stay() {
-    let mut daemon = Setup::default().set("SERVER_DRAIN_GRACE_SECONDS", 1).start();
+    let mut daemon = Setup::default().set("server.drain_grace_seconds", 1).start();
     let script = daemon.script_with("sleep(50)", json!({ "timeout_seconds": 60 }));
     daemon.route("POST", "/now", &script, json!({}));
     daemon.route("POST", "/later", &script, json!({ "dispatch_mode": "async" }));
@@ -92,7 +92,7 @@ fn at_the_end_of_the_grace_waiters_get_503_and_rows_stay() {
 
 #[test]
 fn a_row_that_was_cut_runs_after_the_restart() {
-    let mut daemon = Setup::default().set("SERVER_DRAIN_GRACE_SECONDS", 0).start();
+    let mut daemon = Setup::default().set("server.drain_grace_seconds", 0).start();
     let script = daemon.serve_async("/later", "sleep(50)");
     let id = daemon.accepted("/later", "[1]");
     daemon.execution_once(&id, "running");

@@ -132,9 +132,9 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Sets a key of the configuration, by its environment variable without the prefix.
+    /// Sets a key of the configuration, like `scripts.threads`, by its environment variable.
     pub(crate) fn set(mut self, key: &str, value: impl ToString) -> Setup {
-        self.env.push((format!("PICLOUD_{key}"), value.to_string()));
+        self.env.push((picloud::config::env_name(key), value.to_string()));
         self
     }
 

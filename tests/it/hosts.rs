@@ -101,3 +101,14 @@ fn a_change_of_claims_is_seen_at_once() {
     daemon.done("DELETE", &format!("/apps/shop/domains/{domain}"), Value::Null);
     assert_ne!(daemon.request("GET", "/").host("store.test").send().json(), "shop");
 }
+
+#[test]
+fn an_absolute_target_beats_the_header() {
+    let daemon = Daemon::start();
+    let app = id(&daemon.done("POST", "/apps", json!({ "slug": "other" })));
+    daemon.done("POST", &format!("/apps/{app}/domains"), json!({ "pattern": "other.org" }));
+    let mut connection = daemon.connect();
+    connection.send(b"GET http://other.org/hello/you HTTP/1.1\r\nHost: elsewhere.org\r\n\r\n");
+    let answer = connection.answer().unwrap();
+    assert_eq!((answer.status, answer.error()), (404, "no route matches GET /hello/you".to_owned()));
+}

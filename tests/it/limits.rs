@@ -98,7 +98,7 @@ fn a_script_may_have_more_or_less() {
 
 #[test]
 fn nobody_may_have_more_than_the_device_gives() {
-    let daemon = Setup::default().set("SCRIPTS_CEILINGS_MAX_OPERATIONS", 6_000_000).start();
+    let daemon = Setup::default().set("scripts.ceilings.max_operations", 6_000_000).start();
     let script = daemon.script("1");
     for (sandbox, says) in [
         (

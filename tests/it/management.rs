@@ -428,3 +428,14 @@ fn wrong_bodies_and_paths_are_told_apart() {
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{path}: {answer}");
     }
 }
+
+#[test]
+fn the_last_key_stays() {
+    let daemon = Daemon::start();
+    let keys = daemon.all("/keys");
+    assert_eq!(keys.len(), 1, "the first start makes one");
+    let last = daemon.api("DELETE", &format!("/keys/{}", id(&keys[0])), Value::Null);
+    assert_eq!((last.status, last.error()), (409, "this is the last key; make another one first".to_owned()));
+    daemon.done("POST", "/keys", json!({ "name": "another" }));
+    daemon.done("DELETE", &format!("/keys/{}", id(&keys[0])), Value::Null);
+}

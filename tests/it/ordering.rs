@@ -131,7 +131,7 @@ fn a_body_may_have_ten_mebibytes() {
 
 #[test]
 fn a_body_that_breaks_off_is_400() {
-    let daemon = Setup::default().set("SERVER_BODY_TIMEOUT_SECONDS", 1).start();
+    let daemon = Setup::default().set("server.body_timeout_seconds", 1).start();
     daemon.serve("/x", "1");
     for head in ["content-length: 10\r\n\r\n[1,", "transfer-encoding: chunked\r\n\r\n4\r\n[1,2\r\n"] {
         let mut connection = daemon.connect();

@@ -59,7 +59,7 @@ fn lists_of_the_set_up() {
 
 #[test]
 fn lists_of_what_happened() {
-    let daemon = Setup::default().set("OUTBOX_BACKOFF_BASE_MS", 3_600_000).start();
+    let daemon = Setup::default().set("outbox.backoff_base_ms", 3_600_000).start();
     daemon.serve("/log", "print(1); print(2); print(3)");
     daemon.serve_async("/dead", "fail(1)");
     daemon.serve_async("/retry", "throw 1");
@@ -104,7 +104,7 @@ fn lines_of_the_log() {
 
 #[test]
 fn a_page_has_a_most_and_a_cursor_a_form() {
-    let daemon = Setup::default().set("MANAGEMENT_PAGE_LIMIT_MAX", 5).start();
+    let daemon = Setup::default().set("management.page_limit_max", 5).start();
     for n in 0..6 {
         daemon.done("POST", "/apps", json!({ "slug": format!("app-{n}") }));
     }

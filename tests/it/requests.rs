@@ -149,3 +149,23 @@ fn the_request_id_is_the_clients_or_ours() {
     let long = "x".repeat(129);
     assert_ne!(daemon.request("GET", "/x").header("x-request-id", &long).send().json(), Value::from(long));
 }
+
+#[test]
+fn a_raw_body_is_the_scripts_however_many_bytes_it_has() {
+    let daemon = Daemon::start();
+    let script = daemon.script("#{ bytes: request.body.len(), last: request.body[request.body.len() - 1] }");
+    daemon.route("POST", "/raw", &script, json!({ "body": "raw" }));
+    let answer = daemon.request("POST", "/raw").body(vec![7_u8; 200_000]).send();
+    assert_eq!((answer.status, answer.text()), (200, "{\"bytes\":200000,\"last\":7}".to_owned()));
+}
+
+#[test]
+fn a_request_has_one_host() {
+    let daemon = Daemon::start();
+    daemon.serve("/x", "request.headers.host");
+    let twice = b"GET /x HTTP/1.1\r\nHost: a.org\r\nHost: b.org\r\n\r\n";
+    let mut connection = daemon.connect();
+    connection.send(twice);
+    let answer = connection.answer().unwrap();
+    assert_eq!((answer.status, answer.error()), (400, "bad request: more than one Host header".to_owned()));
+}

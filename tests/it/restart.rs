@@ -13,7 +13,7 @@ fn durable_commits(daemon: &Daemon) -> u64 {
 #[test]
 fn async_rows_in_flight_run_again() {
     let mut daemon =
-        Setup::default().set("OUTBOX_BACKOFF_BASE_MS", 3_600_000).set("SCRIPTS_THREADS", 2).start();
+        Setup::default().set("outbox.backoff_base_ms", 3_600_000).set("scripts.threads", 2).start();
     daemon.serve_async("/x", "if ctx.attempt == 1 { sleep(50) } ctx.attempt");
     daemon.serve_async("/bad", "if ctx.attempt == 1 { retry_after(3); throw 1 } ctx.attempt");
     let retrying = daemon.accepted("/bad", "");
@@ -74,7 +74,7 @@ fn a_sync_row_that_takes_the_house_down_twice_is_given_up() {
 
 #[test]
 fn a_script_that_takes_the_house_down_is_dead_and_its_neighbours_live() {
-    let mut daemon = Setup::default().set("OUTBOX_CRASHES_MAX", 3).start();
+    let mut daemon = Setup::default().set("outbox.crashes_max", 3).start();
     daemon.serve_async("/poison", "sleep(50)");
     daemon.serve_async("/innocent", "if ctx.attempt == 1 { sleep(50) } ctx.attempt");
     let poison = daemon.accepted("/poison", "[1]");
@@ -140,7 +140,7 @@ fn the_set_up_survives_every_crash() {
 
 #[test]
 fn records_of_relaxed_calls_last_after_a_flush() {
-    let mut daemon = Setup::default().set("STORE_FLUSH_INTERVAL_MS", 50).start();
+    let mut daemon = Setup::default().set("store.flush_interval_ms", 50).start();
     daemon.serve("/x", "1");
     let id = daemon.get("/x").execution_id();
     let before = durable_commits(&daemon);
@@ -151,7 +151,7 @@ fn records_of_relaxed_calls_last_after_a_flush() {
 
 #[test]
 fn a_relaxed_row_is_on_the_card_before_long() {
-    let mut daemon = Setup::default().set("STORE_FLUSH_INTERVAL_MS", 50).start();
+    let mut daemon = Setup::default().set("store.flush_interval_ms", 50).start();
     let source = "if ctx.attempt == 1 { sleep(50) } ctx.attempt";
     let script = daemon.script_with(source, json!({ "timeout_seconds": 60 }));
     daemon.route("ANY", "/x", &script, json!({ "durability": "relaxed" }));

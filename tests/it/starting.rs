@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::harness::{Daemon, Ran, TempDir, picloud};
+use crate::harness::{Daemon, Ran, Setup, TempDir, picloud};
 
 /// Serves with these arguments and variables, which must not work.
 #[track_caller]
@@ -129,4 +129,31 @@ fn several_addresses_are_served() {
         let address = url.strip_prefix("http://").unwrap().parse().unwrap();
         assert_eq!(crate::http::Request::new(address, "GET", "/hello/you").send().status, 200);
     }
+}
+
+#[test]
+fn a_damaged_file_is_an_error_and_no_panic() {
+    let mut daemon = Daemon::start();
+    daemon.serve("/x", "1");
+    daemon.kill();
+    let data = daemon.data_dir();
+    let file = data.join("picloud.redb");
+    let whole = std::fs::read(&file).unwrap();
+    let args = ["--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
+    for keep in [0, 100, 320, 4096] {
+        let mut damaged = whole.clone();
+        damaged[keep..].fill(0x5a);
+        std::fs::write(&file, &damaged).unwrap();
+        refused(&args, &[], 1, &["picloud.redb"]);
+    }
+}
+
+#[test]
+fn a_credential_of_systemd_is_an_admin_key() {
+    let credentials = TempDir::new();
+    credentials.file("api-key", "from-systemd\n");
+    let directory = credentials.path().to_str().unwrap();
+    let daemon = Setup::default().without_device_key().env("CREDENTIALS_DIRECTORY", directory).start();
+    let answer = |key: &str| daemon.request("GET", "/api/v1/apps").key(key).send().status;
+    assert_eq!((answer("from-systemd"), answer("other")), (200, 401));
 }

@@ -176,7 +176,7 @@ fn a_script_out_of_time_is_504() {
 
 #[test]
 fn without_a_free_bench_calls_wait_then_are_refused() {
-    let daemon = Setup::default().set("SCRIPTS_THREADS", 2).set("SCRIPTS_QUEUE_MAX", 1).start();
+    let daemon = Setup::default().set("scripts.threads", 2).set("scripts.queue_max", 1).start();
     let long = daemon.script_with("sleep(20)", json!({ "timeout_seconds": 30 }));
     daemon.route("GET", "/long", &long, json!({}));
     let quick = daemon.script_with("1", json!({ "timeout_seconds": 1 }));
@@ -225,7 +225,7 @@ fn first_running(daemon: &Daemon) -> Option<String> {
 
 #[test]
 fn a_full_outbox_refuses_what_must_be_durable() {
-    let daemon = Setup::default().set("OUTBOX_ROWS_MAX", 1).start();
+    let daemon = Setup::default().set("outbox.rows_max", 1).start();
     daemon.serve_async("/later", "sleep(20)");
     daemon.serve("/now", "1");
     let id = daemon.accepted("/later", "");
@@ -264,4 +264,24 @@ fn an_async_call_is_202_with_the_way_to_its_end() {
     let end = daemon.ended(&id);
     let seen = (&end["status"], &end["response_code"], &end["response_body"], &end["delivery"]);
     assert_eq!(seen, (&json!("success"), &json!(404), &json!("7"), &json!("none")), "{end:#}");
+}
+
+#[test]
+fn a_content_type_that_is_none_is_json() {
+    let daemon = Daemon::start();
+    for (headers, kind, body) in [
+        ("#{ \"content-type\": \"text/plain\\r\\nx: y\" }", "application/json", "\"hi\""),
+        ("#{ \"content-type\": [\"text/plain\", \"text/html\"] }", "text/html", "hi"),
+        ("#{ \"content-type\": \"text/plain\" }", "text/plain", "hi"),
+    ] {
+        let script = daemon.script(&format!("#{{ status_code: 200, headers: {headers}, body: \"hi\" }}"));
+        let answer = daemon.post(&format!("/api/execute/{script}"), "");
+        let kinds: Vec<&str> = answer
+            .headers
+            .iter()
+            .filter(|(name, _)| name == "content-type")
+            .map(|(_, v)| v.as_str())
+            .collect();
+        assert_eq!((kinds, answer.text().as_str()), (vec![kind], body), "{headers}");
+    }
 }

@@ -143,10 +143,16 @@ impl Office {
     /// The execution as soon as it ended, or as it is after `wait`.
     async fn wait_for(&self, id: Uuid, wait: Duration) -> Result<Value, Refusal> {
         let until = Instant::now() + wait;
-        let mut tail = self.dispatch.tail();
+        let (mut tail, mut closing) = (self.dispatch.tail(), self.guests.closing());
         let mut found = self.look_up(id).await?;
         while !found.1 && Instant::now() < until {
-            match timeout_at(until.min(Instant::now() + LOOK_AGAIN), tail.recv()).await {
+            let ended = timeout_at(until.min(Instant::now() + LOOK_AGAIN), tail.recv());
+            let ended = tokio::select! {
+                ended = ended => ended,
+                // Nobody is kept waiting by a house that closes.
+                () = closing.wait() => break,
+            };
+            match ended {
                 Ok(Ok(record)) if record.id != id => continue,
                 // Fell behind, or the end came between the first look and the tail: what was missed may be the one.
                 // Or the time is over, and it may run by now.
