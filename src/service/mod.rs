@@ -5,6 +5,7 @@
 //! requests: it builds each part from the configuration and hands the parts to each other.
 
 mod first_run;
+mod lines;
 mod logging;
 mod parts;
 
@@ -63,17 +64,19 @@ fn hint(error: &io::Error) -> &'static str {
 /// Runs the daemon until it is told to stop, and says how it ended. `device_key` is an admin key that needs no
 /// store, from the daemon's environment.
 pub fn serve(config: &Config, device_key: Option<String>) -> ExitCode {
-    if let Err(error) = logging::start(&config.log) {
-        eprintln!("picloud: {error}");
-        return ExitCode::FAILURE;
-    }
-    match House::open(config, device_key).and_then(House::live) {
-        Ok(()) => ExitCode::SUCCESS,
+    let log = match logging::start(&config.log) {
+        Ok(log) => log,
         Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
+            eprintln!("picloud: {error}");
+            return ExitCode::FAILURE;
         }
+    };
+    let ended = House::open(config, device_key).and_then(House::live);
+    if let Err(error) = &ended {
+        tracing::error!("{error}");
     }
+    log.flush();
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The open house.
