@@ -34,8 +34,6 @@ pub(crate) struct Applier {
     /// Async rows whose attempt may have begun.
     claimed: BTreeSet<u128>,
     claimed_changed: bool,
-    /// The end of an async row is waiting: a crash would repeat it, so it rides the next durable commit.
-    async_ended: bool,
     /// Since when something is not as durable as it will be.
     waiting_since: Option<Instant>,
     /// A commit was made that a power cut would make the next start repair.
@@ -82,7 +80,6 @@ impl Applier {
             ended: Vec::new(),
             claimed: BTreeSet::new(),
             claimed_changed: false,
-            async_ended: false,
             waiting_since: None,
             unclean: false,
         })
@@ -131,7 +128,7 @@ impl Applier {
                 self.claimed_changed = true;
                 batch.claims.push(reply);
             }
-            Command::Settle { id, sync, end } => self.stage_end(id.as_u128(), sync, end, batch),
+            Command::Settle { id, end } => self.stage_end(id.as_u128(), end, batch),
             Command::Change(change) => batch.changes.push(change),
             Command::Settled(reply) => batch.settled.push(reply),
             Command::Probe(reply) => reply(Ok(())),
@@ -153,10 +150,9 @@ impl Applier {
         batch.enqueues.push((row, bytes, reply));
     }
 
-    fn stage_end(&mut self, id: u128, sync: bool, end: End, batch: &mut Batch) {
+    fn stage_end(&mut self, id: u128, end: End, batch: &mut Batch) {
         self.waiting_since.get_or_insert_with(Instant::now);
         self.claimed_changed |= self.claimed.remove(&id);
-        self.async_ended |= !sync;
         let record = match end {
             End::Done(record) => record,
             End::Retry(row) => return batch.retries.push(row),
@@ -230,12 +226,10 @@ impl Applier {
         if all {
             self.write_unflushed(&mut outbox)?;
         }
-        let with_log =
-            all || self.async_ended || !batch.dead.is_empty() || self.tail.waiting_bytes() >= LOG_RIDES_FROM;
+        let with_log = all || !batch.dead.is_empty() || self.tail.waiting_bytes() >= LOG_RIDES_FROM;
         if with_log {
             self.remove_ended(&mut outbox)?;
             self.tail.write(txn, UnixMs::now())?;
-            self.async_ended = false;
         }
         drop(outbox);
         if durable && self.claimed_changed {

@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Enqueue { row: Arc<Row>, claimed: bool, reply: Reply },
     EnqueueRelaxed(Arc<Row>),
     Claim { ids: Vec<Uuid>, reply: Reply },
-    Settle { id: Uuid, sync: bool, end: End },
+    Settle { id: Uuid, end: End },
     Change(Change),
     Settled(Reply),
     Probe(Reply),
@@ -226,12 +226,12 @@ impl Store {
 
     /// Ends an attempt. Nobody waits for it: it is on the card with the next flush.
     pub fn settle(&self, row: &Row, end: End) {
-        self.post(Command::Settle { id: row.execution_id, sync: row.is_sync(), end }, false);
+        self.post(Command::Settle { id: row.execution_id, end }, false);
     }
 
     /// Takes a claim back: the row's attempt did not begin.
     pub fn release(&self, id: Uuid) {
-        self.post(Command::Settle { id, sync: false, end: End::Release }, false);
+        self.post(Command::Settle { id, end: End::Release }, false);
     }
 
     /// Changes the set-up. `reply` is called once the change is durable, or refused, on the writer's thread.
