@@ -227,19 +227,22 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// The terminal was closed.
+    hangup: Signal,
 }
 
 impl Signals {
     /// From here on they no longer end the process by themselves. Needs the event loop.
     fn listen() -> io::Result<Signals> {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Signals { terminate, interrupt })
+        Ok(Signals { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
     }
 
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

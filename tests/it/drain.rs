@@ -123,10 +123,12 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn sigint_stops_as_sigterm_does() {
-    let mut daemon = Daemon::start();
-    daemon.process.signal("INT");
-    assert_eq!(daemon.process.wait("the daemon").code(), Some(0));
+fn sigint_and_a_closed_terminal_stop_it_as_sigterm_does() {
+    for signal in ["INT", "HUP"] {
+        let mut daemon = Daemon::start();
+        daemon.process.signal(signal);
+        assert_eq!(daemon.process.wait("the daemon").code(), Some(0), "{signal}");
+    }
 }
 
 #[test]
