@@ -47,6 +47,17 @@ pub(crate) struct Applier {
     dead_letters_bytes_max: u64,
 }
 
+/// What the writer wants of a batch besides its commands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    /// Everything that is only in memory goes down, if anything is.
+    pub(crate) flush: bool,
+    /// The file is left so that the next start needs no repair.
+    pub(crate) checkpoint: bool,
+    /// The wall clock.
+    pub(crate) now: UnixMs,
+}
+
 /// The commands of a batch that need a transaction.
 #[derive(Default)]
 struct Batch {
@@ -100,15 +111,14 @@ impl Applier {
         &mut self,
         db: &Database,
         commands: &mut Vec<Command>,
-        flush: bool,
-        checkpoint: bool,
+        ask: Ask,
         hooks: &Hooks,
     ) -> Result<(), Error> {
         let mut batch = Batch::default();
         for command in commands.drain(..) {
             self.stage(command, &mut batch);
         }
-        let result = self.commit(db, &mut batch, flush, checkpoint, hooks);
+        let result = self.commit(db, &mut batch, ask, hooks);
         if let Err(error) = &result {
             batch.refuse(error);
         }
@@ -168,16 +178,10 @@ impl Applier {
         }
     }
 
-    fn commit(
-        &mut self,
-        db: &Database,
-        batch: &mut Batch,
-        flush: bool,
-        checkpoint: bool,
-        hooks: &Hooks,
-    ) -> Result<(), Error> {
+    fn commit(&mut self, db: &Database, batch: &mut Batch, ask: Ask, hooks: &Hooks) -> Result<(), Error> {
+        let checkpoint = ask.checkpoint;
         let flush = checkpoint
-            || (flush && self.waiting_since.is_some())
+            || (ask.flush && self.waiting_since.is_some())
             || self.tail.waiting_bytes() >= LOG_WAITS_MAX;
         let promised = !batch.enqueues.is_empty() || !batch.claims.is_empty() || !batch.dead.is_empty();
         let visible = !batch.settled.is_empty() && self.waiting_since.is_some();
@@ -191,7 +195,7 @@ impl Applier {
             make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
         let durable = flush || promised || changed || !batch.retries.is_empty();
         self.count_enqueued(&enqueued);
-        self.write(&txn, batch, flush || visible, durable)?;
+        self.write(&txn, batch, flush || visible, durable, ask.now)?;
         if dead_freed > 0 || !batch.dead.is_empty() {
             self.write_dead(&txn, std::mem::take(&mut batch.dead), dead_freed)?;
         }
@@ -211,6 +215,7 @@ impl Applier {
         batch: &mut Batch,
         all: bool,
         durable: bool,
+        now: UnixMs,
     ) -> Result<(), Error> {
         let mut outbox = txn.open_table(OUTBOX)?;
         for (row, bytes, _) in &batch.enqueues {
@@ -229,7 +234,7 @@ impl Applier {
         let with_log = all || !batch.dead.is_empty() || self.tail.waiting_bytes() >= LOG_RIDES_FROM;
         if with_log {
             self.remove_ended(&mut outbox)?;
-            self.tail.write(txn, UnixMs::now())?;
+            self.tail.write(txn, now)?;
         }
         drop(outbox);
         if durable && self.claimed_changed {

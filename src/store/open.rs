@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redb::{Database, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition, WriteTransaction,
+};
 use uuid::Uuid;
 
 use super::backend::{Card, CardMeter};
@@ -57,8 +59,27 @@ pub(crate) struct Opened {
 
 /// Opens or makes the file. Returns once it is consistent and the crash count of interrupted rows is durable.
 pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
+    let failed = |why: String| Error::Open { path: settings.path.display().to_string(), why };
+    if let Some(parent) = settings.path.parent() {
+        fs::create_dir_all(parent).map_err(|error| failed(error.to_string()))?;
+    }
+    let file = open_private(&settings.path).map_err(|error| failed(error.to_string()))?;
     let meter = Arc::new(CardMeter::default());
-    let db = open_file(&settings.path, settings.cache_bytes, meter.clone())?;
+    let card = Card::new(file, meter.clone()).map_err(|error| failed(error.to_string()))?;
+    open_on(card, settings, meter)
+}
+
+/// The same on any card: the power-cut tests have their own.
+pub(crate) fn open_on(
+    card: impl StorageBackend,
+    settings: &Settings,
+    meter: Arc<CardMeter>,
+) -> Result<Opened, Error> {
+    let db = Database::builder().set_cache_size(settings.cache_bytes).create_with_backend(card);
+    let db = db.map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(settings.path.display().to_string()),
+        other => Error::Open { path: settings.path.display().to_string(), why: other.to_string() },
+    })?;
     let mut txn = db.begin_write()?;
     // The first commit after a start leaves a file that the next start opens without a repair.
     txn.set_quick_repair(true);
@@ -76,20 +97,6 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
     };
     txn.commit()?;
     Ok(Opened { db, catalog, tail, recovered, outbox_bytes, dead_letters, dead_letters_bytes, meter })
-}
-
-fn open_file(path: &Path, cache_bytes: usize, meter: Arc<CardMeter>) -> Result<Database, Error> {
-    let failed = |why: String| Error::Open { path: path.display().to_string(), why };
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(|error| failed(error.to_string()))?;
-    }
-    let file = open_private(path).map_err(|error| failed(error.to_string()))?;
-    let card = Card::new(file, meter).map_err(|error| failed(error.to_string()))?;
-    let opened = Database::builder().set_cache_size(cache_bytes).create_with_backend(card);
-    opened.map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(path.display().to_string()),
-        other => failed(other.to_string()),
-    })
 }
 
 /// The store holds what only its owner may read.

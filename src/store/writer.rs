@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use redb::Database;
 use uuid::Uuid;
 
-use super::apply::Applier;
+use super::apply::{Applier, Ask};
 use super::backend::CardMeter;
 use super::catalog::Catalog;
 use super::changes::Changes;
@@ -157,6 +157,14 @@ impl Store {
             let path = settings.path.display().to_string();
             Err(Error::Open { path, why: "the file is damaged; move it away and restore a backup".into() })
         })?;
+        Store::assemble(opened, settings)
+    }
+
+    /// Puts the writer together around an opened file; nothing runs yet.
+    pub(crate) fn assemble(
+        opened: open::Opened,
+        settings: &Settings,
+    ) -> Result<(Store, Vec<Recovered>, Startable), Error> {
         let db = Arc::new(opened.db);
         let load = Load::default();
         load.outbox_rows.store(u64::try_from(opened.recovered.len()).unwrap_or(u64::MAX), Relaxed);
@@ -326,8 +334,8 @@ impl Store {
 /// An opened store whose writer does not run yet.
 pub struct Startable {
     store: Store,
-    db: Arc<Database>,
-    applier: Applier,
+    pub(crate) db: Arc<Database>,
+    pub(crate) applier: Applier,
     flush_interval: Duration,
 }
 
@@ -461,7 +469,7 @@ impl Writer {
     fn apply(&mut self, commands: &mut Vec<Command>, flush: bool, checkpoint: bool) -> Result<(), Error> {
         self.shared.load.commands.fetch_add(u64::try_from(commands.len()).unwrap_or(0), Relaxed);
         let applied = catch_unwind(AssertUnwindSafe(|| {
-            self.applier.apply(&self.db, commands, flush, checkpoint, &self.hooks)
+            self.applier.apply(&self.db, commands, Ask { flush, checkpoint, now: UnixMs::now() }, &self.hooks)
         }));
         match applied {
             Ok(result) => result,

@@ -152,7 +152,12 @@ impl Setup {
 
     #[track_caller]
     pub(crate) fn start(self) -> Daemon {
-        let dir = TempDir::new();
+        self.start_in(TempDir::new())
+    }
+
+    /// Starts it on a directory whose `data` may hold something already.
+    #[track_caller]
+    pub(crate) fn start_in(self, dir: TempDir) -> Daemon {
         let (process, lines, address) = launch(&self, dir.path());
         Daemon { setup: self, dir, process, lines, address }
     }

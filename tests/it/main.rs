@@ -25,6 +25,7 @@ mod ordering;
 mod pages;
 mod requests;
 mod restart;
+mod schemas;
 mod starting;
 mod status;
 mod system;
