@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use redb::{Database, Durability, ReadableTableMetadata, Table, WriteTransaction};
 
-use super::Error;
 use super::catalog::Catalog;
 use super::changes::Changes;
 use super::codec;
@@ -15,6 +14,7 @@ use super::log::LogTail;
 use super::open::Settings;
 use super::tables::{DEAD_LETTERS, META, META_CLAIMED, META_DEAD_BYTES, OUTBOX};
 use super::writer::{Change, Command, End, Hooks, Reply, Shared};
+use super::{Error, Ids};
 use crate::model::{DeadLetter, Row, UnixMs};
 
 /// A durable commit takes the gathered log along from this size on; a smaller rest waits for the flush.
@@ -192,7 +192,7 @@ impl Applier {
         let mut txn = db.begin_write()?;
         let mut catalog = self.catalog.clone();
         let Made { replies, enqueued, wrote: changed, dead_freed } =
-            make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
+            make_changes(&txn, &mut catalog, &self.shared.ids, std::mem::take(&mut batch.changes))?;
         let durable = flush || promised || changed || !batch.retries.is_empty();
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable, ask.now)?;
@@ -349,8 +349,13 @@ struct Made {
 }
 
 /// Makes the changes; says whom to tell, which rows came of them, and whether any of them wrote.
-fn make_changes(txn: &WriteTransaction, catalog: &mut Catalog, changes: Vec<Change>) -> Result<Made, Error> {
-    let mut desk = Changes::new(txn, catalog);
+fn make_changes(
+    txn: &WriteTransaction,
+    catalog: &mut Catalog,
+    ids: &Ids,
+    changes: Vec<Change>,
+) -> Result<Made, Error> {
+    let mut desk = Changes::new(txn, catalog, ids);
     let mut wrote = false;
     let mut replies = Vec::with_capacity(changes.len());
     for change in changes {

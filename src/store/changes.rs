@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
 use super::tables::{APPS, DEAD_LETTERS, DOMAINS, KEYS, OUTBOX, ROUTES, SCRIPTS, VERSIONS};
-use super::{ChangeError, Error};
+use super::{ChangeError, Error, Ids};
 use crate::model::{
     Access, App, BodyMode, DeadLetter, DispatchMode, Domain, Durability, HostPattern, Key, Name, PathPattern,
     Route, RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
@@ -102,6 +102,7 @@ pub struct KeyPatch {
 pub struct Changes<'a> {
     txn: &'a WriteTransaction,
     catalog: &'a mut Catalog,
+    ids: &'a Ids,
     /// Rows that this transaction put into the outbox.
     pub(crate) enqueued: Vec<Arc<Row>>,
     /// Bytes of dead letters that it removed.
@@ -111,13 +112,18 @@ pub struct Changes<'a> {
 type Changed<T> = Result<T, ChangeError>;
 
 impl<'a> Changes<'a> {
-    pub(crate) fn new(txn: &'a WriteTransaction, catalog: &'a mut Catalog) -> Changes<'a> {
-        Changes { txn, catalog, enqueued: Vec::new(), dead_bytes_freed: 0 }
+    pub(crate) fn new(txn: &'a WriteTransaction, catalog: &'a mut Catalog, ids: &'a Ids) -> Changes<'a> {
+        Changes { txn, catalog, ids, enqueued: Vec::new(), dead_bytes_freed: 0 }
     }
 
     /// The set-up as this change finds it.
     pub fn catalog(&self) -> &Catalog {
         self.catalog
+    }
+
+    /// An id that comes after all others.
+    pub fn new_id(&self) -> Uuid {
+        self.ids.at(UnixMs::now())
     }
 
     /// Stores a new app.
@@ -377,14 +383,15 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// Takes a dead letter back into the outbox; `revive` makes the new row of it. One commit: it is never in both.
+    /// Takes a dead letter back into the outbox; `revive` makes the new row of it and
+    /// of the id that it gets. One commit: it is never in both.
     pub fn redrive(
         &mut self,
         id: Uuid,
-        revive: impl FnOnce(DeadLetter) -> Changed<Row>,
+        revive: impl FnOnce(DeadLetter, Uuid) -> Changed<Row>,
     ) -> Changed<Arc<Row>> {
         let letter = self.dead_letter(id)?;
-        let row = Arc::new(revive(letter)?);
+        let row = Arc::new(revive(letter, self.new_id())?);
         self.purge(id)?;
         self.txn
             .open_table(OUTBOX)?

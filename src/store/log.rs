@@ -124,6 +124,11 @@ impl LogTail {
         }
     }
 
+    /// The latest execution id among the stored records; 0 if there is none.
+    pub(crate) fn latest_id(&self) -> u128 {
+        self.stored.iter().map(|(_, head)| head.id_max).max().unwrap_or(0)
+    }
+
     /// Bytes that wait in memory.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.open.raw.len() + self.closed_bytes

@@ -15,9 +15,10 @@ use super::backend::{Card, CardMeter};
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
 use super::log::LogTail;
+use super::migrate::{self, SCHEMA, STEPS};
 use super::tables::{
-    APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES, META_SCHEMA,
-    OUTBOX, ROUTES, SCHEMA, SCRIPTS, VERSIONS,
+    APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES, OUTBOX, ROUTES,
+    SCRIPTS, VERSIONS,
 };
 use super::{Error, writer::Recovered};
 use crate::model::Row;
@@ -54,6 +55,7 @@ pub(crate) struct Opened {
     pub(crate) outbox_bytes: u64,
     pub(crate) dead_letters: u64,
     pub(crate) dead_letters_bytes: u64,
+    pub(crate) latest_id: Uuid,
     pub(crate) meter: Arc<CardMeter>,
 }
 
@@ -66,7 +68,32 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
     let file = open_private(&settings.path).map_err(|error| failed(error.to_string()))?;
     let meter = Arc::new(CardMeter::default());
     let card = Card::new(file, meter.clone()).map_err(|error| failed(error.to_string()))?;
-    open_on(card, settings, meter)
+    open_on(card, settings, meter, |schema| put_copy_aside(&settings.path, schema))
+}
+
+/// A copy of the file as it was before this program changes its schema, for whoever wants to go back. The next
+/// migration from that schema replaces it.
+fn put_copy_aside(path: &Path, schema: u32) -> Result<(), Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".schema-{schema}"));
+    let copy = PathBuf::from(name);
+    let partial = copy.with_extension("partial");
+    let failed = |error: std::io::Error| Error::Open {
+        path: path.display().to_string(),
+        why: format!(
+            "before its schema is changed a copy is made, {}, and that failed: {error}; make room and start again",
+            copy.display()
+        ),
+    };
+    let copied = || -> std::io::Result<()> {
+        fs::copy(path, &partial)?;
+        fs::File::open(&partial)?.sync_all()?;
+        fs::rename(&partial, &copy)?;
+        fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    copied().inspect_err(|_| drop(fs::remove_file(&partial))).map_err(failed)?;
+    tracing::info!("the store has an older schema; it was copied to {} first", copy.display());
+    Ok(())
 }
 
 /// The same on any card: the power-cut tests have their own.
@@ -74,17 +101,19 @@ pub(crate) fn open_on(
     card: impl StorageBackend,
     settings: &Settings,
     meter: Arc<CardMeter>,
+    before_migration: impl FnOnce(u32) -> Result<(), Error>,
 ) -> Result<Opened, Error> {
     let db = Database::builder().set_cache_size(settings.cache_bytes).create_with_backend(card);
     let db = db.map_err(|error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(settings.path.display().to_string()),
         other => Error::Open { path: settings.path.display().to_string(), why: other.to_string() },
     })?;
+    migrate::migrate(&db, &settings.path.display().to_string(), STEPS, before_migration)?;
     let mut txn = db.begin_write()?;
     // The first commit after a start leaves a file that the next start opens without a repair.
     txn.set_quick_repair(true);
-    check_schema(&txn, &settings.path)?;
     make_tables(&txn)?;
+    migrate::set_schema(&txn, SCHEMA)?;
     let (recovered, outbox_bytes) = recover_outbox(&txn)?;
     let catalog = read_catalog(&txn)?;
     let tail = LogTail::open(&txn, settings)?;
@@ -95,36 +124,25 @@ pub(crate) fn open_on(
             Error::Damaged { what: "weight of the dead letters", why: "it is not eight bytes".into() }
         })?,
     };
+    let latest_id = latest_id(&txn, &catalog, &tail)?;
     txn.commit()?;
-    Ok(Opened { db, catalog, tail, recovered, outbox_bytes, dead_letters, dead_letters_bytes, meter })
+    Ok(Opened {
+        db,
+        catalog,
+        tail,
+        recovered,
+        outbox_bytes,
+        dead_letters,
+        dead_letters_bytes,
+        latest_id,
+        meter,
+    })
 }
 
 /// The store holds what only its owner may read.
 fn open_private(path: &Path) -> std::io::Result<fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-fn check_schema(txn: &WriteTransaction, path: &Path) -> Result<(), Error> {
-    let mut meta = txn.open_table(META)?;
-    let found = match meta.get(META_SCHEMA)? {
-        None => None,
-        Some(bytes) => {
-            let bytes = <[u8; 4]>::try_from(bytes.value())
-                .map_err(|_| Error::Damaged { what: "schema version", why: "it is not four bytes".into() })?;
-            Some(u32::from_le_bytes(bytes))
-        }
-    };
-    match found {
-        Some(found) if found > SCHEMA => {
-            Err(Error::NewerSchema { path: path.display().to_string(), found, known: SCHEMA })
-        }
-        Some(_) => Ok(()),
-        None => {
-            meta.insert(META_SCHEMA, SCHEMA.to_le_bytes().as_slice())?;
-            Ok(())
-        }
-    }
 }
 
 fn make_tables(txn: &WriteTransaction) -> Result<(), Error> {
@@ -160,9 +178,14 @@ fn recover_outbox(txn: &WriteTransaction) -> Result<(Vec<Recovered>, u64), Error
             row.attempts = row.attempts.saturating_add(1);
             crashed.push((id.value(), codec::encode(&row)));
         }
-        let (execution_id, due_at, crashes, sync) =
-            (row.execution_id, row.due_at, row.crashes, row.is_sync());
-        recovered.push(Recovered { execution_id, due_at, began, crashes, sync });
+        recovered.push(Recovered {
+            execution_id: row.execution_id,
+            due_at: row.due_at,
+            wait_max: Duration::from_millis(row.wait_ms),
+            began,
+            crashes: row.crashes,
+            sync: row.is_sync(),
+        });
     }
     for (id, bytes) in crashed {
         outbox.insert(id, bytes.as_slice())?;
@@ -171,6 +194,23 @@ fn recover_outbox(txn: &WriteTransaction) -> Result<(Vec<Recovered>, u64), Error
         meta.insert(META_CLAIMED, [].as_slice())?;
     }
     Ok((recovered, bytes_total))
+}
+
+/// The latest id in the file: new ones come after it.
+fn latest_id(txn: &WriteTransaction, catalog: &Catalog, tail: &LogTail) -> Result<Uuid, Error> {
+    let mut latest = tail.latest_id();
+    for table in [OUTBOX, DEAD_LETTERS] {
+        let last = txn.open_table(table)?.last()?.map(|(id, _)| id.value());
+        latest = latest.max(last.unwrap_or(0));
+    }
+    let in_catalog = [
+        catalog.apps.keys().next_back(),
+        catalog.domains.keys().next_back(),
+        catalog.scripts.keys().next_back(),
+        catalog.routes.keys().next_back(),
+        catalog.keys.keys().next_back(),
+    ];
+    Ok(in_catalog.into_iter().flatten().copied().fold(Uuid::from_u128(latest), |latest, id| latest.max(id)))
 }
 
 fn read_catalog(txn: &WriteTransaction) -> Result<Catalog, Error> {

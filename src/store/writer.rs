@@ -22,7 +22,7 @@ use super::changes::Changes;
 use super::log::EncodedRecord;
 use super::open::{self, Settings};
 use super::read::Snapshot;
-use super::{ChangeError, Error};
+use super::{ChangeError, Error, Ids};
 use crate::model::{DeadLetter, Row, UnixMs};
 
 /// Called once, after the commit that kept the promise, or with the reason why there will be none.
@@ -71,6 +71,8 @@ pub struct Recovered {
     pub execution_id: Uuid,
     /// When it may run.
     pub due_at: UnixMs,
+    /// The longest that it may still have to wait, whatever the clock says.
+    pub wait_max: Duration,
     /// Whether that process may have begun it.
     pub began: bool,
     /// How often a process died while it ran.
@@ -126,6 +128,7 @@ pub(crate) struct Shared {
     wake: Condvar,
     pub(crate) catalog: ArcSwap<Catalog>,
     db: Mutex<Option<Arc<Database>>>,
+    pub(crate) ids: Ids,
     pub(crate) load: Load,
     pub(crate) meter: Arc<CardMeter>,
     broken: AtomicBool,
@@ -177,6 +180,7 @@ impl Store {
             wake: Condvar::new(),
             catalog: ArcSwap::from_pointee(opened.catalog.clone()),
             db: Mutex::new(Some(db.clone())),
+            ids: Ids::after(opened.latest_id),
             load,
             meter: opened.meter,
             broken: AtomicBool::new(false),
@@ -192,6 +196,11 @@ impl Store {
     /// The set-up as of the last commit.
     pub fn catalog(&self) -> Arc<Catalog> {
         self.shared.catalog.load_full()
+    }
+
+    /// A new id, later than all that the file knows, whatever the clock says.
+    pub fn new_id(&self) -> Uuid {
+        self.shared.ids.at(UnixMs::now())
     }
 
     /// Accepts a row durably; `claimed` if its attempt begins as soon as it is. `reply` is called once it is

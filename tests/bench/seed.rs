@@ -198,6 +198,8 @@ fn row(script: &Script) -> Row {
         pinned_version: None,
         history: Vec::new(),
         redriven_from: None,
+        age_ms: 0,
+        wait_ms: 0,
     }
 }
 
