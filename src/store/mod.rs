@@ -19,6 +19,7 @@ mod log;
 mod migrate;
 mod old;
 mod open;
+mod pace;
 mod read;
 mod tables;
 mod writer;

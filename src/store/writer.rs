@@ -21,6 +21,7 @@ use super::catalog::Catalog;
 use super::changes::Changes;
 use super::log::EncodedRecord;
 use super::open::{self, Settings};
+use super::pace::Pace;
 use super::read::Snapshot;
 use super::{ChangeError, Error, Ids};
 use crate::model::{DeadLetter, Row, UnixMs};
@@ -142,6 +143,10 @@ struct Queue {
     bytes: usize,
     /// Somebody waits.
     urgent: bool,
+    /// So many wait for a promise.
+    waiting: usize,
+    /// The writer gathers until so many wait; 0 if it does not.
+    wanted: usize,
     /// The writer sleeps without a time to wake.
     dormant: bool,
     closing: bool,
@@ -326,8 +331,12 @@ impl Store {
 
     fn post_locked(&self, queue: &mut Queue, command: Command, urgent: bool) {
         queue.bytes += command.weight();
+        queue.waiting += usize::from(command.is_promise());
         queue.commands.push(command);
-        let wake = (urgent && !queue.urgent) || queue.dormant || queue.commands.len() == COMMANDS_WAKE;
+        let wake = (urgent && !queue.urgent)
+            || queue.dormant
+            || queue.commands.len() == COMMANDS_WAKE
+            || queue.waiting == queue.wanted;
         queue.urgent |= urgent;
         queue.dormant = false;
         if wake {
@@ -359,6 +368,7 @@ impl Startable {
             applier: self.applier,
             hooks,
             flush_interval: self.flush_interval,
+            pace: Pace::default(),
         };
         let thread = thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
@@ -386,6 +396,11 @@ impl Command {
         }
     }
 
+    /// Whether its caller is likely to come back as soon as it is answered.
+    fn is_promise(&self) -> bool {
+        matches!(self, Command::Enqueue { .. } | Command::Change(_))
+    }
+
     /// Whether it is only a question.
     fn asks_only(&self) -> bool {
         matches!(self, Command::Settled(_) | Command::Probe(_))
@@ -408,6 +423,7 @@ struct Writer {
     applier: Applier,
     hooks: Hooks,
     flush_interval: Duration,
+    pace: Pace,
 }
 
 impl Writer {
@@ -436,6 +452,7 @@ impl Writer {
     /// Waits for something to do and takes the whole queue. True if the store is to close.
     fn take(&self, commands: &mut Vec<Command>, last_active: Instant) -> bool {
         let mut queue = self.lock();
+        let came_meanwhile = queue.waiting;
         loop {
             if queue.urgent || queue.closing || queue.commands.len() >= COMMANDS_WAKE {
                 break;
@@ -464,10 +481,32 @@ impl Writer {
                 break;
             }
         }
+        queue = self.gather(queue, came_meanwhile);
         queue.urgent = false;
-        queue.bytes = 0;
+        (queue.bytes, queue.waiting) = (0, 0);
         std::mem::swap(&mut queue.commands, commands);
         queue.closing
+    }
+
+    /// Waits a little for callers who are likely to come, if the card is slow.
+    fn gather<'q>(&self, mut queue: MutexGuard<'q, Queue>, came: usize) -> MutexGuard<'q, Queue> {
+        let Some(gather) = self.pace.gather(came).filter(|_| queue.waiting > 0) else { return queue };
+        let end = Instant::now() + gather.at_most;
+        let mut quiet_end = Instant::now() + gather.quiet;
+        queue.wanted = gather.crowd;
+        while queue.waiting < gather.crowd && !queue.closing {
+            let (before, left) =
+                (queue.waiting, end.min(quiet_end).saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                break;
+            }
+            queue = self.shared.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            if queue.waiting > before {
+                quiet_end = Instant::now() + gather.quiet;
+            }
+        }
+        queue.wanted = 0;
+        queue
     }
 
     /// A command may sit in the queue for a quarter of the interval before it is seen.
@@ -477,9 +516,14 @@ impl Writer {
 
     fn apply(&mut self, commands: &mut Vec<Command>, flush: bool, checkpoint: bool) -> Result<(), Error> {
         self.shared.load.commands.fetch_add(u64::try_from(commands.len()).unwrap_or(0), Relaxed);
+        let promises = commands.iter().filter(|command| command.is_promise()).count();
+        let began = Instant::now();
         let applied = catch_unwind(AssertUnwindSafe(|| {
             self.applier.apply(&self.db, commands, Ask { flush, checkpoint, now: UnixMs::now() }, &self.hooks)
         }));
+        if promises > 0 {
+            self.pace.committed(promises, began.elapsed());
+        }
         match applied {
             Ok(result) => result,
             // redb must not be unwound through a live write transaction: better to start anew.
