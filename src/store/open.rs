@@ -17,8 +17,8 @@ use super::codec::{self, Stored};
 use super::log::LogTail;
 use super::migrate::{self, SCHEMA, STEPS};
 use super::tables::{
-    APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES, OUTBOX, ROUTES,
-    SCRIPTS, VERSIONS,
+    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, META_DEAD_BYTES, OUTBOX, ROUTES, SCRIPTS,
+    TableKey, TableVisitor,
 };
 use super::{Error, writer::Recovered};
 use crate::model::Row;
@@ -145,14 +145,19 @@ fn open_private(path: &Path) -> std::io::Result<fs::File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-fn make_tables(txn: &WriteTransaction) -> Result<(), Error> {
-    for table in [APPS, DOMAINS, SCRIPTS, ROUTES, KEYS, OUTBOX, DEAD_LETTERS] {
-        txn.open_table(table)?;
+/// Makes the tables that are not there yet.
+pub(crate) fn make_tables(txn: &WriteTransaction) -> Result<(), Error> {
+    struct Make<'a>(&'a WriteTransaction);
+    impl TableVisitor for Make<'_> {
+        fn table<K: TableKey>(
+            &mut self,
+            definition: TableDefinition<'static, K, &'static [u8]>,
+        ) -> Result<(), Error> {
+            self.0.open_table(definition)?;
+            Ok(())
+        }
     }
-    txn.open_table(VERSIONS)?;
-    txn.open_table(LOG)?;
-    txn.open_table(LOG_INDEX)?;
-    Ok(())
+    tables::each_table(&mut Make(txn))
 }
 
 /// Every row in the outbox is an orphan: the process that would have ended it is gone. Rows whose run may have
