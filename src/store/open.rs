@@ -31,6 +31,8 @@ pub struct Settings {
     pub cache_bytes: usize,
     /// The longest that a relaxed change stays in memory only.
     pub flush_interval: Duration,
+    /// Added to each sync of the card, to see how a slower card would do; for measuring only.
+    pub sync_delay: Duration,
     /// Rows the outbox may hold.
     pub outbox_rows_max: u64,
     /// Bytes the outbox may hold, about.
@@ -65,7 +67,8 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
     }
     let file = open_private(&settings.path).map_err(|error| failed(error.to_string()))?;
     let meter = Arc::new(CardMeter::default());
-    let card = Card::new(file, meter.clone()).map_err(|error| failed(error.to_string()))?;
+    let card =
+        Card::new(file, meter.clone(), settings.sync_delay).map_err(|error| failed(error.to_string()))?;
     open_on(card, settings, meter)
 }
 
