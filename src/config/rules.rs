@@ -87,6 +87,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("store.cache_bytes", Number(MIB, 4096 * MIB)),
     // Relaxed writes are promised to be durable within a second.
     ("store.flush_interval_ms", Number(1, 1000)),
+    ("store.sync_delay_ms", Number(0, 1000)),
     ("log.level", Filter),
     ("log.format", Word(&["auto", "text", "json", "journald"])),
     ("log.access", Flag),

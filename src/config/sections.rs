@@ -252,11 +252,13 @@ pub struct Store {
     pub cache_bytes: usize,
     /// Milliseconds until relaxed writes are durable.
     pub flush_interval_ms: u64,
+    /// Milliseconds added to each sync of the card, to see how a slower card would do; for measuring only.
+    pub sync_delay_ms: u64,
 }
 
 impl Default for Store {
     fn default() -> Store {
-        Store { cache_bytes: 16 * 1024 * 1024, flush_interval_ms: 1_000 }
+        Store { cache_bytes: 16 * 1024 * 1024, flush_interval_ms: 1_000, sync_delay_ms: 0 }
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) fn store(config: &Config) -> store::Settings {
         path: config.server.data_dir.join(STORE_FILE),
         cache_bytes: config.store.cache_bytes,
         flush_interval: Duration::from_millis(config.store.flush_interval_ms),
+        sync_delay: Duration::from_millis(config.store.sync_delay_ms),
         outbox_rows_max: config.outbox.rows_max,
         outbox_bytes_max: config.outbox.bytes_max,
         log_bytes_max: config.executions.bytes_max,

@@ -8,7 +8,8 @@ use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
@@ -18,7 +19,7 @@ use redb::{BackendError, StorageBackend};
 pub struct CardMeter {
     /// Calls of fdatasync.
     pub syncs: AtomicU64,
-    /// Time spent in them, in microseconds.
+    /// Time spent in them, with what was added to each, in microseconds.
     pub sync_us: AtomicU64,
     /// Writes.
     pub writes: AtomicU64,
@@ -31,12 +32,13 @@ pub struct CardMeter {
 pub struct Card {
     file: FileBackend,
     meter: Arc<CardMeter>,
+    sync_delay: Duration,
 }
 
 impl Card {
-    /// Counts what goes to `file` on `meter`.
-    pub fn new(file: File, meter: Arc<CardMeter>) -> Result<Card, redb::DatabaseError> {
-        Ok(Card { file: FileBackend::new(file)?, meter })
+    /// Counts what goes to `file` on `meter`. Each sync takes `sync_delay` longer than it needs, as on a slower card.
+    pub fn new(file: File, meter: Arc<CardMeter>, sync_delay: Duration) -> Result<Card, redb::DatabaseError> {
+        Ok(Card { file: FileBackend::new(file)?, meter, sync_delay })
     }
 }
 
@@ -56,6 +58,9 @@ impl StorageBackend for Card {
     fn sync_data(&self) -> io::Result<()> {
         let began = Instant::now();
         let result = self.file.sync_data();
+        if !self.sync_delay.is_zero() {
+            thread::sleep(self.sync_delay);
+        }
         self.meter.syncs.fetch_add(1, Relaxed);
         self.meter.sync_us.fetch_add(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), Relaxed);
         result

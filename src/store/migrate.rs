@@ -4,6 +4,9 @@
 //! Before the first step the caller gets the chance to put a copy of the file aside. A file of a newer schema is
 //! refused: what it means is not known here.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::Error;
@@ -45,6 +48,31 @@ pub(crate) fn migrate(
         txn.commit()?;
         tracing::info!(schema = schema_after(number), "the store was brought to the next schema");
     }
+    Ok(())
+}
+
+/// A copy of the file as it was before this program changes its schema, for whoever wants to go back. The next
+/// migration from that schema replaces it.
+pub(crate) fn put_copy_aside(path: &Path, schema: u32) -> Result<(), Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".schema-{schema}"));
+    let copy = PathBuf::from(name);
+    let partial = copy.with_extension("partial");
+    let failed = |error: std::io::Error| Error::Open {
+        path: path.display().to_string(),
+        why: format!(
+            "before its schema is changed a copy is made, {}, and that failed: {error}; make room and start again",
+            copy.display()
+        ),
+    };
+    let copied = || -> std::io::Result<()> {
+        fs::copy(path, &partial)?;
+        fs::File::open(&partial)?.sync_all()?;
+        fs::rename(&partial, &copy)?;
+        fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    copied().inspect_err(|_| drop(fs::remove_file(&partial))).map_err(failed)?;
+    tracing::info!("the store has an older schema; it was copied to {} first", copy.display());
     Ok(())
 }
 

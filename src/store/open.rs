@@ -32,6 +32,8 @@ pub struct Settings {
     pub cache_bytes: usize,
     /// The longest that a relaxed change stays in memory only.
     pub flush_interval: Duration,
+    /// Added to each sync of the card, to see how a slower card would do; for measuring only.
+    pub sync_delay: Duration,
     /// Rows the outbox may hold.
     pub outbox_rows_max: u64,
     /// Bytes the outbox may hold, about.
@@ -67,33 +69,9 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
     }
     let file = open_private(&settings.path).map_err(|error| failed(error.to_string()))?;
     let meter = Arc::new(CardMeter::default());
-    let card = Card::new(file, meter.clone()).map_err(|error| failed(error.to_string()))?;
-    open_on(card, settings, meter, |schema| put_copy_aside(&settings.path, schema))
-}
-
-/// A copy of the file as it was before this program changes its schema, for whoever wants to go back. The next
-/// migration from that schema replaces it.
-fn put_copy_aside(path: &Path, schema: u32) -> Result<(), Error> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".schema-{schema}"));
-    let copy = PathBuf::from(name);
-    let partial = copy.with_extension("partial");
-    let failed = |error: std::io::Error| Error::Open {
-        path: path.display().to_string(),
-        why: format!(
-            "before its schema is changed a copy is made, {}, and that failed: {error}; make room and start again",
-            copy.display()
-        ),
-    };
-    let copied = || -> std::io::Result<()> {
-        fs::copy(path, &partial)?;
-        fs::File::open(&partial)?.sync_all()?;
-        fs::rename(&partial, &copy)?;
-        fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    copied().inspect_err(|_| drop(fs::remove_file(&partial))).map_err(failed)?;
-    tracing::info!("the store has an older schema; it was copied to {} first", copy.display());
-    Ok(())
+    let card =
+        Card::new(file, meter.clone(), settings.sync_delay).map_err(|error| failed(error.to_string()))?;
+    open_on(card, settings, meter, |schema| migrate::put_copy_aside(&settings.path, schema))
 }
 
 /// The same on any card: the power-cut tests have their own.
