@@ -87,6 +87,9 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("store.cache_bytes", Number(MIB, 4096 * MIB)),
     // Relaxed writes are promised to be durable within a second.
     ("store.flush_interval_ms", Number(1, 1000)),
+    ("store.space_low_bytes", Number(0, ANY)),
+    ("store.inodes_low", Number(0, ANY)),
+    ("store.reserve_bytes", Number(0, 1024 * MIB)),
     ("log.level", Filter),
     ("log.format", Word(&["auto", "text", "json", "journald"])),
     ("log.access", Flag),

@@ -20,6 +20,7 @@ mod migrate;
 mod old;
 mod open;
 mod read;
+mod space;
 mod tables;
 mod writer;
 
@@ -32,4 +33,5 @@ pub use log::{EncodedRecord, encode_record};
 pub use migrate::SCHEMA;
 pub use open::Settings;
 pub use read::{ExecutionFilter, Page, Position, Snapshot, Stopped};
+pub use space::{Bounds, Full, Space};
 pub use writer::{CatalogHook, End, Hooks, Load, Recovered, Startable, Store};
