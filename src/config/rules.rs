@@ -88,6 +88,9 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     // Relaxed writes are promised to be durable within a second.
     ("store.flush_interval_ms", Number(1, 1000)),
     ("store.sync_delay_ms", Number(0, 1000)),
+    ("store.space_low_bytes", Number(0, ANY)),
+    ("store.inodes_low", Number(0, ANY)),
+    ("store.reserve_bytes", Number(0, 1024 * MIB)),
     ("log.level", Filter),
     ("log.format", Word(&["auto", "text", "json", "journald"])),
     ("log.access", Flag),

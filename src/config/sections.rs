@@ -254,11 +254,24 @@ pub struct Store {
     pub flush_interval_ms: u64,
     /// Milliseconds added to each sync of the card, to see how a slower card would do; for measuring only.
     pub sync_delay_ms: u64,
+    /// Free bytes of the card below which nothing new is accepted.
+    pub space_low_bytes: u64,
+    /// Free inodes below which nothing new is accepted, where the file system counts them.
+    pub inodes_low: u64,
+    /// Bytes set aside for the moment in which a write finds no room; 0 = none.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Store {
     fn default() -> Store {
-        Store { cache_bytes: 16 * 1024 * 1024, flush_interval_ms: 1_000, sync_delay_ms: 0 }
+        Store {
+            cache_bytes: 16 * 1024 * 1024,
+            flush_interval_ms: 1_000,
+            sync_delay_ms: 0,
+            space_low_bytes: 64 * 1024 * 1024,
+            inodes_low: 128,
+            reserve_bytes: 8 * 1024 * 1024,
+        }
     }
 }
 

@@ -250,8 +250,8 @@ impl Dispatch {
     }
 
     fn not_accepted(&self, row: &Row, error: &store::Error) {
-        let fault = if error.is_refusal() {
-            Fault::new(FaultKind::Overloaded, error.to_string())
+        let fault = if let Some(reason) = error.refusal() {
+            Fault { reason: Some(reason), ..Fault::new(FaultKind::Overloaded, error.to_string()) }
         } else {
             tracing::error!(execution = %row.execution_id, %error, "a row could not be accepted");
             Fault::new(FaultKind::Platform, "internal error")

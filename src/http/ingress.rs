@@ -21,7 +21,6 @@ use crate::model::{
     UnixMs,
 };
 use crate::script::WAIT_SLACK;
-use crate::store;
 
 /// Path of the always-available bypass.
 pub(super) const EXECUTE: &str = "/api/execute/";
@@ -178,9 +177,7 @@ impl Reception {
     async fn accept(&self, row: Row) -> Outcome {
         let (accepted_at, execution_id) = (row.accepted_at, row.execution_id);
         self.dispatch.accept(row).await.map_err(|error| {
-            if error.is_refusal() {
-                let reason =
-                    if matches!(error, store::Error::Behind) { "card_behind" } else { "outbox_full" };
+            if let Some(reason) = error.refusal() {
                 return Refusal::overloaded(error.to_string(), reason);
             }
             tracing::error!(execution = %execution_id, %error, "a row could not be accepted");

@@ -21,6 +21,11 @@ pub(super) fn store(config: &Config) -> store::Settings {
         log_age_max: Duration::from_secs(u64::from(config.executions.age_max_days) * 24 * 3600),
         dead_letters_max: config.dead_letters.rows_max,
         dead_letters_bytes_max: config.dead_letters.bytes_max,
+        space: store::Bounds {
+            low_bytes: config.store.space_low_bytes,
+            inodes_low: config.store.inodes_low,
+            reserve_bytes: config.store.reserve_bytes,
+        },
     }
 }
 

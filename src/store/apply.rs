@@ -7,14 +7,15 @@ use std::time::Instant;
 
 use redb::{Database, Durability, ReadableTableMetadata, Table, WriteTransaction};
 
+use super::Error;
 use super::catalog::Catalog;
 use super::changes::Changes;
 use super::codec;
 use super::log::LogTail;
 use super::open::Settings;
+use super::space::Space;
 use super::tables::{DEAD_LETTERS, META, META_CLAIMED, META_DEAD_BYTES, OUTBOX};
 use super::writer::{Change, Command, End, Hooks, Reply, Shared};
-use super::{Error, Ids};
 use crate::model::{DeadLetter, Row, UnixMs};
 
 /// A durable commit takes the gathered log along from this size on; a smaller rest waits for the flush.
@@ -25,6 +26,7 @@ const LOG_WAITS_MAX: usize = 2 * 1024 * 1024;
 /// What has been posted and is not in the file yet, and the counters that bound the file.
 pub(crate) struct Applier {
     shared: Arc<Shared>,
+    space: Arc<Space>,
     catalog: Catalog,
     tail: LogTail,
     /// Relaxed rows that have not ended.
@@ -84,6 +86,7 @@ impl Applier {
             dead_bytes: shared.load.dead_letters_bytes.load(Relaxed),
             dead_letters_max: settings.dead_letters_max,
             dead_letters_bytes_max: settings.dead_letters_bytes_max,
+            space: shared.space.clone(),
             shared,
             catalog,
             tail,
@@ -152,6 +155,10 @@ impl Applier {
         if rows > self.outbox_rows_max || held > self.outbox_bytes_max {
             return reply(Err(Error::OutboxFull { rows: self.outbox_rows, bytes: self.outbox_bytes }));
         }
+        if let Some(full) = self.space.full(Instant::now()) {
+            self.shared.load.storage_full_refusals.fetch_add(1, Relaxed);
+            return reply(Err(Error::StorageFull(full)));
+        }
         (self.outbox_rows, self.outbox_bytes) = (rows, held);
         if claimed {
             self.claimed.insert(row.execution_id.as_u128());
@@ -192,7 +199,7 @@ impl Applier {
         let mut txn = db.begin_write()?;
         let mut catalog = self.catalog.clone();
         let Made { replies, enqueued, wrote: changed, dead_freed } =
-            make_changes(&txn, &mut catalog, &self.shared.ids, std::mem::take(&mut batch.changes))?;
+            self.make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
         let durable = flush || promised || changed || !batch.retries.is_empty();
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable, ask.now)?;
@@ -206,6 +213,26 @@ impl Applier {
         self.catalog = catalog;
         self.tell(batch, replies, enqueued, changed, hooks);
         Ok(())
+    }
+
+    /// Makes the changes; says whom to tell, which rows came of them, and whether any of them wrote.
+    fn make_changes(
+        &self,
+        txn: &WriteTransaction,
+        catalog: &mut Catalog,
+        changes: Vec<Change>,
+    ) -> Result<Made, Error> {
+        let full = if changes.is_empty() { None } else { self.space.full(Instant::now()) };
+        let mut desk = Changes::new(txn, catalog, &self.shared.ids, full);
+        let mut wrote = false;
+        let mut replies = Vec::with_capacity(changes.len());
+        for change in changes {
+            let (reply, changed) = change(&mut desk);
+            wrote |= changed?;
+            replies.push(reply);
+        }
+        self.shared.load.storage_full_refusals.fetch_add(desk.refused_full, Relaxed);
+        Ok(Made { replies, dead_freed: desk.dead_bytes_freed, enqueued: desk.enqueued, wrote })
     }
 
     /// Puts everything that this commit carries into its tables.
@@ -234,6 +261,7 @@ impl Applier {
         let with_log = all || !batch.dead.is_empty() || self.tail.waiting_bytes() >= LOG_RIDES_FROM;
         if with_log {
             self.remove_ended(&mut outbox)?;
+            self.tail.hold(self.space.full(Instant::now()).is_some());
             self.tail.write(txn, now)?;
         }
         drop(outbox);
@@ -346,24 +374,6 @@ struct Made {
     enqueued: Vec<Arc<Row>>,
     wrote: bool,
     dead_freed: u64,
-}
-
-/// Makes the changes; says whom to tell, which rows came of them, and whether any of them wrote.
-fn make_changes(
-    txn: &WriteTransaction,
-    catalog: &mut Catalog,
-    ids: &Ids,
-    changes: Vec<Change>,
-) -> Result<Made, Error> {
-    let mut desk = Changes::new(txn, catalog, ids);
-    let mut wrote = false;
-    let mut replies = Vec::with_capacity(changes.len());
-    for change in changes {
-        let (reply, changed) = change(&mut desk);
-        wrote |= changed?;
-        replies.push(reply);
-    }
-    Ok(Made { replies, dead_freed: desk.dead_bytes_freed, enqueued: desk.enqueued, wrote })
 }
 
 fn weight(bytes: &[u8]) -> u64 {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
+use super::space::Full;
 use super::tables::{APPS, DEAD_LETTERS, DOMAINS, KEYS, OUTBOX, ROUTES, SCRIPTS, VERSIONS};
 use super::{ChangeError, Error, Ids};
 use crate::model::{
@@ -107,13 +108,29 @@ pub struct Changes<'a> {
     pub(crate) enqueued: Vec<Arc<Row>>,
     /// Bytes of dead letters that it removed.
     pub(crate) dead_bytes_freed: u64,
+    /// Why nothing may be added, if so.
+    full: Option<Full>,
+    /// Changes that were refused for it.
+    pub(crate) refused_full: u64,
 }
 
 type Changed<T> = Result<T, ChangeError>;
 
 impl<'a> Changes<'a> {
-    pub(crate) fn new(txn: &'a WriteTransaction, catalog: &'a mut Catalog, ids: &'a Ids) -> Changes<'a> {
-        Changes { txn, catalog, ids, enqueued: Vec::new(), dead_bytes_freed: 0 }
+    pub(crate) fn new(
+        txn: &'a WriteTransaction,
+        catalog: &'a mut Catalog,
+        ids: &'a Ids,
+        full: Option<Full>,
+    ) -> Changes<'a> {
+        Changes { txn, catalog, ids, enqueued: Vec::new(), dead_bytes_freed: 0, full, refused_full: 0 }
+    }
+
+    /// Refuses what adds something while the card is full; what takes something away need not ask.
+    fn check_storage(&mut self) -> Changed<()> {
+        let Some(full) = self.full.clone() else { return Ok(()) };
+        self.refused_full += 1;
+        Err(ChangeError::StorageFull(full))
     }
 
     /// The set-up as this change finds it.
@@ -128,6 +145,7 @@ impl<'a> Changes<'a> {
 
     /// Stores a new app.
     pub fn create_app(&mut self, app: App) -> Changed<Arc<App>> {
+        self.check_storage()?;
         check_room(self.catalog.apps.len(), APPS_MAX, "apps")?;
         self.check_slug(app.id, &app.slug)?;
         put(self.txn, APPS, &mut self.catalog.apps, app.id, app)
@@ -135,6 +153,7 @@ impl<'a> Changes<'a> {
 
     /// Changes an app.
     pub fn update_app(&mut self, id: Uuid, patch: AppPatch, now: UnixMs) -> Changed<Arc<App>> {
+        self.check_storage()?;
         let mut app = found(&self.catalog.apps, "app", id)?.as_ref().clone();
         app.slug = patch.slug.unwrap_or(app.slug);
         app.name = patch.name.unwrap_or(app.name);
@@ -174,6 +193,7 @@ impl<'a> Changes<'a> {
 
     /// Stores a claim.
     pub fn create_domain(&mut self, domain: Domain) -> Changed<Arc<Domain>> {
+        self.check_storage()?;
         check_room(self.catalog.domains.len(), DOMAINS_MAX, "domains")?;
         self.check_claim(domain.id, &domain.pattern)?;
         found(&self.catalog.apps, "app", domain.app_id)?;
@@ -182,6 +202,7 @@ impl<'a> Changes<'a> {
 
     /// Changes what is claimed.
     pub fn update_domain(&mut self, id: Uuid, pattern: HostPattern, now: UnixMs) -> Changed<Arc<Domain>> {
+        self.check_storage()?;
         let mut domain = found(&self.catalog.domains, "domain", id)?.as_ref().clone();
         self.check_claim(id, &pattern)?;
         domain.pattern = pattern;
@@ -205,6 +226,7 @@ impl<'a> Changes<'a> {
 
     /// Stores a new script with its first version.
     pub fn create_script(&mut self, script: Script, source: ScriptSource) -> Changed<Arc<Script>> {
+        self.check_storage()?;
         check_room(self.catalog.scripts.len(), SCRIPTS_MAX, "scripts")?;
         found(&self.catalog.apps, "app", script.app_id)?;
         self.check_script_name(&script)?;
@@ -214,6 +236,7 @@ impl<'a> Changes<'a> {
 
     /// Changes a script; a source that differs from the active one becomes a new version and active.
     pub fn update_script(&mut self, id: Uuid, patch: ScriptPatch, now: UnixMs) -> Changed<Arc<Script>> {
+        self.check_storage()?;
         let mut script = found(&self.catalog.scripts, "script", id)?.as_ref().clone();
         script.name = patch.name.unwrap_or(script.name);
         script.timeout_seconds = patch.timeout_seconds.unwrap_or(script.timeout_seconds);
@@ -293,6 +316,7 @@ impl<'a> Changes<'a> {
 
     /// Stores a route.
     pub fn create_route(&mut self, route: Route) -> Changed<Arc<Route>> {
+        self.check_storage()?;
         check_room(self.catalog.routes.len(), ROUTES_MAX, "routes")?;
         found(&self.catalog.apps, "app", route.app_id)?;
         self.check_route(&route)?;
@@ -301,6 +325,7 @@ impl<'a> Changes<'a> {
 
     /// Changes a route.
     pub fn update_route(&mut self, id: Uuid, patch: RoutePatch, now: UnixMs) -> Changed<Arc<Route>> {
+        self.check_storage()?;
         let mut route = found(&self.catalog.routes, "route", id)?.as_ref().clone();
         route.method = patch.method.unwrap_or(route.method);
         route.path = patch.path.unwrap_or(route.path);
@@ -352,6 +377,7 @@ impl<'a> Changes<'a> {
 
     /// Stores a key.
     pub fn create_key(&mut self, key: Key) -> Changed<Arc<Key>> {
+        self.check_storage()?;
         check_room(self.catalog.keys.len(), KEYS_MAX, "keys")?;
         self.check_key_name(key.id, &key.name)?;
         put(self.txn, KEYS, &mut self.catalog.keys, key.id, key)
@@ -359,6 +385,7 @@ impl<'a> Changes<'a> {
 
     /// Changes a key.
     pub fn update_key(&mut self, id: Uuid, patch: KeyPatch, now: UnixMs) -> Changed<Arc<Key>> {
+        self.check_storage()?;
         let mut key = found(&self.catalog.keys, "key", id)?.as_ref().clone();
         key.name = patch.name.unwrap_or(key.name);
         key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
@@ -390,6 +417,7 @@ impl<'a> Changes<'a> {
         id: Uuid,
         revive: impl FnOnce(DeadLetter, Uuid) -> Changed<Row>,
     ) -> Changed<Arc<Row>> {
+        self.check_storage()?;
         let letter = self.dead_letter(id)?;
         let row = Arc::new(revive(letter, self.new_id())?);
         self.purge(id)?;

@@ -17,6 +17,8 @@ use crate::model::{ExecutionRecord, UnixMs};
 
 /// A block is closed when it holds this many bytes before compression.
 pub(crate) const BLOCK_BYTES: usize = 64 * 1024;
+/// While the card is full the log does not grow, but it may always be this large: what just ended can be read.
+const HELD_BYTES_MIN: u64 = 1024 * 1024;
 /// No block decompresses to more than this: one record may be larger than a block, a body is capped far below.
 const RAW_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -74,6 +76,8 @@ pub(crate) struct LogTail {
     stored: VecDeque<(u64, BlockHead)>,
     stored_bytes: u64,
     bytes_max: u64,
+    /// A lower bound than that, while the card is full.
+    held_at: Option<u64>,
     age_max_ms: i64,
 }
 
@@ -98,7 +102,17 @@ impl LogTail {
         let age_max_ms = i64::try_from(settings.log_age_max.as_millis()).unwrap_or(i64::MAX);
         let (open, closed) = (OpenBlock::default(), Vec::new());
         let bytes_max = settings.log_bytes_max;
-        Ok(LogTail { next, open, closed, closed_bytes: 0, stored, stored_bytes, bytes_max, age_max_ms })
+        Ok(LogTail {
+            next,
+            open,
+            closed,
+            closed_bytes: 0,
+            stored,
+            stored_bytes,
+            bytes_max,
+            held_at: None,
+            age_max_ms,
+        })
     }
 
     /// Adds a record to the block in memory.
@@ -139,6 +153,12 @@ impl LogTail {
         self.stored_bytes
     }
 
+    /// While the card is full each new block takes the place of the oldest.
+    pub(crate) fn hold(&mut self, full: bool) {
+        let now = self.stored_bytes.max(HELD_BYTES_MIN);
+        self.held_at = full.then(|| self.held_at.unwrap_or(now));
+    }
+
     fn close_block(&mut self) {
         let block = std::mem::take(&mut self.open);
         let Some(mut head) = block.head else { return };
@@ -164,9 +184,10 @@ impl LogTail {
             self.next += 1;
         }
         self.closed_bytes = 0;
+        let bytes_max = self.held_at.map_or(self.bytes_max, |held| held.min(self.bytes_max));
         while let Some((number, head)) = self.stored.front().copied() {
             let too_old = now.0.saturating_sub(head.finished_max.0) > self.age_max_ms;
-            if self.stored_bytes <= self.bytes_max && !too_old {
+            if self.stored_bytes <= bytes_max && !too_old {
                 break;
             }
             blocks.remove(number)?;

@@ -21,6 +21,7 @@ mod old;
 mod open;
 mod pace;
 mod read;
+mod space;
 mod tables;
 mod writer;
 
@@ -33,4 +34,5 @@ pub use log::{EncodedRecord, encode_record};
 pub use migrate::SCHEMA;
 pub use open::Settings;
 pub use read::{ExecutionFilter, Page, Position, Snapshot, Stopped};
+pub use space::{Bounds, Full, Space};
 pub use writer::{CatalogHook, End, Hooks, Load, Recovered, Startable, Store};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redb::{
     Database, ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition, WriteTransaction,
@@ -16,6 +16,7 @@ use super::catalog::Catalog;
 use super::codec::{self, Stored};
 use super::log::LogTail;
 use super::migrate::{self, SCHEMA, STEPS};
+use super::space::{Bounds, Space};
 use super::tables::{
     self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, META_DEAD_BYTES, OUTBOX, ROUTES, SCRIPTS,
     TableKey, TableVisitor,
@@ -46,6 +47,8 @@ pub struct Settings {
     pub dead_letters_max: u64,
     /// Bytes of dead letters kept; over it the oldest goes.
     pub dead_letters_bytes_max: u64,
+    /// How much of the card must stay free.
+    pub space: Bounds,
 }
 
 /// What opening found.
@@ -59,6 +62,7 @@ pub(crate) struct Opened {
     pub(crate) dead_letters_bytes: u64,
     pub(crate) latest_id: Uuid,
     pub(crate) meter: Arc<CardMeter>,
+    pub(crate) space: Arc<Space>,
 }
 
 /// Opens or makes the file. Returns once it is consistent and the crash count of interrupted rows is durable.
@@ -69,9 +73,19 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
     }
     let file = open_private(&settings.path).map_err(|error| failed(error.to_string()))?;
     let meter = Arc::new(CardMeter::default());
-    let card =
-        Card::new(file, meter.clone(), settings.sync_delay).map_err(|error| failed(error.to_string()))?;
-    open_on(card, settings, meter, |schema| migrate::put_copy_aside(&settings.path, schema))
+    let space = Arc::new(Space::new(settings.path.parent().unwrap_or(Path::new(".")), settings.space));
+    let card = Card::new(file, meter.clone(), space.clone(), settings.sync_delay)
+        .map_err(|error| failed(error.to_string()))?;
+    let opened = open_on(card, settings, meter, |schema| migrate::put_copy_aside(&settings.path, schema));
+    // Says at once how it is, and sets the reserve aside if there is room.
+    let full = space.full(Instant::now());
+    match (opened, full) {
+        (Ok(opened), _) => Ok(Opened { space, ..opened }),
+        (Err(Error::Open { why, .. } | Error::Card(why)), Some(full)) => {
+            Err(failed(format!("{why}: {full}, and start again")))
+        }
+        (Err(error), _) => Err(error),
+    }
 }
 
 /// The same on any card: the power-cut tests have their own.
@@ -113,6 +127,7 @@ pub(crate) fn open_on(
         dead_letters,
         dead_letters_bytes,
         latest_id,
+        space: Arc::new(Space::boundless()),
         meter,
     })
 }

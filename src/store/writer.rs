@@ -23,6 +23,7 @@ use super::log::EncodedRecord;
 use super::open::{self, Settings};
 use super::pace::Pace;
 use super::read::Snapshot;
+use super::space::Space;
 use super::{ChangeError, Error, Ids};
 use crate::model::{DeadLetter, Row, UnixMs};
 
@@ -116,6 +117,8 @@ pub struct Load {
     pub dead_letters_bytes: AtomicU64,
     /// Dead letters dropped because there were too many.
     pub dead_letters_dropped: AtomicU64,
+    /// Rows and changes refused because the card was full.
+    pub storage_full_refusals: AtomicU64,
 }
 
 /// A handle on the store, cheap to clone.
@@ -132,6 +135,7 @@ pub(crate) struct Shared {
     pub(crate) ids: Ids,
     pub(crate) load: Load,
     pub(crate) meter: Arc<CardMeter>,
+    pub(crate) space: Arc<Space>,
     broken: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -188,6 +192,7 @@ impl Store {
             ids: Ids::after(opened.latest_id),
             load,
             meter: opened.meter,
+            space: opened.space,
             broken: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
@@ -268,7 +273,10 @@ impl Store {
                 Ok(_) => Ok(true),
                 Err(ChangeError::Store(error)) => Err(error.clone()),
                 Err(
-                    ChangeError::NotFound { .. } | ChangeError::Conflict(_) | ChangeError::Invalid { .. },
+                    ChangeError::NotFound { .. }
+                    | ChangeError::Conflict(_)
+                    | ChangeError::Invalid { .. }
+                    | ChangeError::StorageFull(_),
                 ) => Ok(false),
             };
             let tell: Reply =
@@ -302,6 +310,11 @@ impl Store {
     /// What the card has taken.
     pub fn card(&self) -> &CardMeter {
         &self.shared.meter
+    }
+
+    /// The room on the card.
+    pub fn space(&self) -> &Space {
+        &self.shared.space
     }
 
     /// Whether the card failed.

@@ -157,6 +157,7 @@ fn settings(dir: &Path) -> store::Settings {
         log_age_max: Duration::from_secs(30 * 24 * 3600),
         dead_letters_max: 10_000,
         dead_letters_bytes_max: 64 * 1024 * 1024,
+        space: store::Bounds::default(),
     }
 }
 

@@ -86,9 +86,15 @@ impl Office {
                 for id in ids {
                     match redrive(changes, id, version) {
                         Ok(_) => moved += 1,
-                        Err(ChangeError::Store(error)) => return Err(error.into()),
+                        Err(error @ (ChangeError::Store(_) | ChangeError::StorageFull(_))) => {
+                            return Err(error);
+                        }
                         // Its script is gone: it stays, to be read or purged.
-                        Err(_) => {}
+                        Err(
+                            ChangeError::NotFound { .. }
+                            | ChangeError::Conflict(_)
+                            | ChangeError::Invalid { .. },
+                        ) => {}
                     }
                 }
                 Ok((moved, all - moved, next))

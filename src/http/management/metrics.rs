@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use hyper::Method;
 
@@ -112,6 +113,14 @@ impl Office {
             &load.dead_letters_dropped,
         );
         text.gauge("execution_log_bytes", "Bytes of the execution log.", load.log_bytes.load(Relaxed));
+        let (space, now) = (self.store.space(), Instant::now());
+        text.gauge("storage_free_bytes", "Bytes free on the card.", space.free_bytes(now));
+        text.gauge("storage_low", "1 while the card is full.", u8::from(space.full(now).is_some()));
+        text.counter(
+            "storage_full_refusals_total",
+            "Rows and changes refused because the card was full.",
+            &load.storage_full_refusals,
+        );
         text.counter("store_commands_total", "Commands the writer took.", &load.commands);
         text.counter("store_commits_total", "Transactions committed.", &load.commits);
         text.counter("store_durable_commits_total", "Transactions committed durably.", &load.durable_commits);

@@ -189,6 +189,7 @@ fn refused(error: ChangeError) -> Refusal {
         ChangeError::NotFound { .. } => Refusal::not_found(error.to_string()),
         ChangeError::Conflict(message) => Refusal::new(StatusCode::CONFLICT, message),
         ChangeError::Invalid { field, why } => Refusal::invalid(field, why),
+        ChangeError::StorageFull(_) => Refusal::overloaded(error.to_string(), "storage_full"),
         ChangeError::Store(error) => broken(&error),
     }
 }
