@@ -13,6 +13,7 @@ mod backend;
 mod catalog;
 mod changes;
 mod codec;
+mod compact;
 mod error;
 mod ids;
 mod log;

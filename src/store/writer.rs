@@ -19,6 +19,7 @@ use super::apply::{Applier, Ask};
 use super::backend::CardMeter;
 use super::catalog::Catalog;
 use super::changes::Changes;
+use super::compact::Compaction;
 use super::log::EncodedRecord;
 use super::open::{self, Settings};
 use super::pace::Pace;
@@ -99,6 +100,8 @@ pub struct Hooks {
 /// Counters of the store, for metrics.
 #[derive(Debug, Default)]
 pub struct Load {
+    /// How often the file was made small again.
+    pub compactions: AtomicU64,
     /// Transactions committed.
     pub commits: AtomicU64,
     /// Those that ended in an fsync.
@@ -198,8 +201,13 @@ impl Store {
         });
         let applier = Applier::new(shared.clone(), opened.catalog, opened.tail, settings)?;
         let store = Store { shared };
-        let startable =
-            Startable { store: store.clone(), db, applier, flush_interval: settings.flush_interval };
+        let startable = Startable {
+            store: store.clone(),
+            db,
+            applier,
+            flush_interval: settings.flush_interval,
+            compaction: Compaction::new(settings.path.clone(), opened.cards),
+        };
         Ok((store, opened.recovered, startable))
     }
 
@@ -368,6 +376,7 @@ pub struct Startable {
     pub(crate) db: Arc<Database>,
     pub(crate) applier: Applier,
     flush_interval: Duration,
+    compaction: Compaction,
 }
 
 impl Startable {
@@ -382,6 +391,7 @@ impl Startable {
             hooks,
             flush_interval: self.flush_interval,
             pace: Pace::default(),
+            compaction: self.compaction,
         };
         let thread = thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
@@ -437,6 +447,7 @@ struct Writer {
     hooks: Hooks,
     flush_interval: Duration,
     pace: Pace,
+    compaction: Compaction,
 }
 
 impl Writer {
@@ -459,7 +470,27 @@ impl Writer {
             if closing && self.closed() {
                 return self.release_db();
             }
+            if let Err(error) = self.compact(checkpoint && !closing) {
+                return self.break_down(&error);
+            }
         }
+    }
+
+    /// Begins to compact the file if it is worth it and the box is `idle`, and lets a finished copy take over.
+    fn compact(&mut self, idle: bool) -> Result<(), Error> {
+        if idle {
+            let store = Store { shared: self.shared.clone() };
+            let load = &self.shared.load;
+            let live =
+                [&load.outbox_bytes, &load.log_bytes, &load.dead_letters_bytes].map(|b| b.load(Relaxed));
+            // The thread only wakes the writer; what it made is with the compaction.
+            self.compaction.consider(&self.db, live.iter().sum(), move || store.probe(|_| ()));
+        }
+        let Some(db) = self.compaction.finish(&self.db)? else { return Ok(()) };
+        *self.shared.db.lock().unwrap_or_else(PoisonError::into_inner) = Some(db.clone());
+        self.db = db;
+        self.shared.load.compactions.fetch_add(1, Relaxed);
+        Ok(())
     }
 
     /// Waits for something to do and takes the whole queue. True if the store is to close.
@@ -566,7 +597,8 @@ impl Writer {
     }
 
     /// Lets the file go; its last holder closes it cleanly.
-    fn release_db(self) {
+    fn release_db(mut self) {
+        self.compaction.stop();
         drop(self.shared.db.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
