@@ -8,6 +8,7 @@
 //! This room knows no script, no HTTP and no clock but the one that paces its flushes. After an error of the
 //! card it refuses everything: the house drains and exits, and the next start opens the file anew.
 
+mod ages;
 mod apply;
 mod backend;
 mod catalog;
@@ -22,8 +23,11 @@ mod old;
 mod open;
 mod pace;
 mod read;
+mod retention;
 mod space;
 mod tables;
+#[cfg(test)]
+mod testing;
 mod writer;
 
 pub use backend::{Card, CardMeter};

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use redb::Database;
 use uuid::Uuid;
 
+use super::ages::Ages;
 use super::apply::{Applier, Ask};
 use super::backend::CardMeter;
 use super::catalog::Catalog;
@@ -25,7 +26,7 @@ use super::open::{self, Settings};
 use super::pace::Pace;
 use super::read::Snapshot;
 use super::space::Space;
-use super::{ChangeError, Error, Ids};
+use super::{ChangeError, Error, Ids, retention};
 use crate::model::{DeadLetter, Row, UnixMs};
 
 /// Called once, after the commit that kept the promise, or with the reason why there will be none.
@@ -118,8 +119,12 @@ pub struct Load {
     pub dead_letters: AtomicU64,
     /// Bytes of them.
     pub dead_letters_bytes: AtomicU64,
-    /// Dead letters dropped because there were too many.
+    /// Dead letters dropped because there were too many or they were too old.
     pub dead_letters_dropped: AtomicU64,
+    /// Whether there are so many that somebody should look.
+    pub dead_letters_alert: AtomicBool,
+    /// Bytes of all versions of all scripts.
+    pub versions_bytes: AtomicU64,
     /// Rows and changes refused because the card was full.
     pub storage_full_refusals: AtomicU64,
 }
@@ -184,8 +189,9 @@ impl Store {
         let load = Load::default();
         load.outbox_rows.store(u64::try_from(opened.recovered.len()).unwrap_or(u64::MAX), Relaxed);
         load.outbox_bytes.store(opened.outbox_bytes, Relaxed);
-        load.dead_letters.store(opened.dead_letters, Relaxed);
-        load.dead_letters_bytes.store(opened.dead_letters_bytes, Relaxed);
+        load.dead_letters.store(opened.letters.rows, Relaxed);
+        load.dead_letters_bytes.store(opened.letters.bytes, Relaxed);
+        load.versions_bytes.store(opened.sources.bytes, Relaxed);
         load.log_bytes.store(opened.tail.stored_bytes(), Relaxed);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -199,14 +205,23 @@ impl Store {
             broken: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
-        let applier = Applier::new(shared.clone(), opened.catalog, opened.tail, settings)?;
+        let applier = Applier::new(
+            shared.clone(),
+            opened.catalog,
+            opened.tail,
+            opened.letters,
+            opened.sources,
+            settings,
+        );
         let store = Store { shared };
+        let latest = (!opened.latest_id.is_nil()).then(|| retention::stamp(opened.latest_id));
         let startable = Startable {
             store: store.clone(),
             db,
             applier,
             flush_interval: settings.flush_interval,
             compaction: Compaction::new(settings.path.clone(), opened.cards),
+            ages: Ages::from(latest, UnixMs::now()),
         };
         Ok((store, opened.recovered, startable))
     }
@@ -377,6 +392,7 @@ pub struct Startable {
     pub(crate) applier: Applier,
     flush_interval: Duration,
     compaction: Compaction,
+    ages: Ages,
 }
 
 impl Startable {
@@ -392,6 +408,8 @@ impl Startable {
             flush_interval: self.flush_interval,
             pace: Pace::default(),
             compaction: self.compaction,
+            ages: self.ages,
+            started_at: Instant::now(),
         };
         let thread = thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
@@ -448,6 +466,8 @@ struct Writer {
     flush_interval: Duration,
     pace: Pace,
     compaction: Compaction,
+    ages: Ages,
+    started_at: Instant,
 }
 
 impl Writer {
@@ -481,8 +501,8 @@ impl Writer {
         if idle {
             let store = Store { shared: self.shared.clone() };
             let load = &self.shared.load;
-            let live =
-                [&load.outbox_bytes, &load.log_bytes, &load.dead_letters_bytes].map(|b| b.load(Relaxed));
+            let live = [&load.outbox_bytes, &load.log_bytes, &load.dead_letters_bytes, &load.versions_bytes]
+                .map(|bytes| bytes.load(Relaxed));
             // The thread only wakes the writer; what it made is with the compaction.
             self.compaction.consider(&self.db, live.iter().sum(), move || store.probe(|_| ()));
         }
@@ -562,8 +582,9 @@ impl Writer {
         self.shared.load.commands.fetch_add(u64::try_from(commands.len()).unwrap_or(0), Relaxed);
         let promises = commands.iter().filter(|command| command.is_promise()).count();
         let began = Instant::now();
+        let now = self.ages.now(UnixMs::now(), self.started_at.elapsed());
         let applied = catch_unwind(AssertUnwindSafe(|| {
-            self.applier.apply(&self.db, commands, Ask { flush, checkpoint, now: UnixMs::now() }, &self.hooks)
+            self.applier.apply(&self.db, commands, Ask { flush, checkpoint, now }, &self.hooks)
         }));
         if promises > 0 {
             self.pace.committed(promises, began.elapsed());
