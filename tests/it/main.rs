@@ -10,6 +10,7 @@ mod http;
 
 mod asynchronous;
 mod cli;
+mod clock;
 mod compaction;
 mod concurrency;
 mod connections;
