@@ -180,6 +180,7 @@ impl Applier {
             }
         };
         self.tail.push(&record);
+        self.count_kept(u64::try_from(record.weight()).unwrap_or(0));
         if self.unflushed.remove(&id).is_none() {
             self.ended.push(id);
         }
@@ -206,6 +207,7 @@ impl Applier {
         if dead_freed > 0 || !batch.dead.is_empty() {
             self.write_dead(&txn, std::mem::take(&mut batch.dead), dead_freed)?;
         }
+        self.note_wear(&txn, checkpoint, durable)?;
         txn.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         txn.set_quick_repair(checkpoint);
         txn.commit()?;
@@ -232,6 +234,7 @@ impl Applier {
             replies.push(reply);
         }
         self.shared.load.storage_full_refusals.fetch_add(desk.refused_full, Relaxed);
+        self.count_kept(desk.kept_bytes.get());
         Ok(Made { replies, dead_freed: desk.dead_bytes_freed, enqueued: desk.enqueued, wrote })
     }
 
@@ -246,11 +249,13 @@ impl Applier {
     ) -> Result<(), Error> {
         let mut outbox = txn.open_table(OUTBOX)?;
         for (row, bytes, _) in &batch.enqueues {
+            self.count_kept(weight(bytes));
             outbox.insert(row.execution_id.as_u128(), bytes.as_slice())?;
         }
         for row in batch.retries.drain(..) {
             let bytes = codec::encode(row.as_ref());
             self.outbox_bytes += weight(&bytes);
+            self.count_kept(weight(&bytes));
             if let Some(old) = outbox.insert(row.execution_id.as_u128(), bytes.as_slice())? {
                 self.outbox_bytes = self.outbox_bytes.saturating_sub(weight(old.value()));
             }
@@ -262,7 +267,7 @@ impl Applier {
         if with_log {
             self.remove_ended(&mut outbox)?;
             self.tail.hold(self.space.full(Instant::now()).is_some());
-            self.tail.write(txn, now)?;
+            self.tail.write(txn, &self.shared.budget, now)?;
         }
         drop(outbox);
         if durable && self.claimed_changed {
@@ -279,6 +284,7 @@ impl Applier {
             let bytes = codec::encode(row.as_ref());
             self.outbox_rows += 1;
             self.outbox_bytes += weight(&bytes);
+            self.count_kept(weight(&bytes));
             outbox.insert(id, bytes.as_slice())?;
         }
         Ok(())
@@ -301,6 +307,7 @@ impl Applier {
         for letter in dead {
             let bytes = codec::encode(&letter);
             self.dead_bytes += weight(&bytes);
+            self.count_kept(weight(&bytes));
             letters.insert(letter.id.as_u128(), bytes.as_slice())?;
         }
         while letters.len()? > self.dead_letters_max || self.dead_bytes > self.dead_letters_bytes_max {
@@ -316,9 +323,25 @@ impl Applier {
 
     fn count_enqueued(&mut self, rows: &[Arc<Row>]) {
         for row in rows {
+            let weight = weight(&codec::encode(row.as_ref()));
             self.outbox_rows += 1;
-            self.outbox_bytes += weight(&codec::encode(row.as_ref()));
+            self.outbox_bytes += weight;
+            self.count_kept(weight);
         }
+    }
+
+    /// What the store was asked to keep, for the write amplification.
+    fn count_kept(&self, bytes: u64) {
+        self.shared.load.logical_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// The totals of the wear ride along with a checkpoint, or now and then with a durable commit.
+    fn note_wear(&self, txn: &WriteTransaction, checkpoint: bool, durable: bool) -> Result<(), Error> {
+        let (shared, now) = (&self.shared, Instant::now());
+        if checkpoint || (durable && shared.odometer.is_due(now)) {
+            shared.odometer.note(txn, &shared.meter, &shared.load, now)?;
+        }
+        Ok(())
     }
 
     fn committed(&mut self, durable: bool, flush: bool, checkpoint: bool) {

@@ -3,6 +3,7 @@
 //! A change checks everything before it writes anything, because it shares its transaction with others: what
 //! it refuses must leave no trace.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -108,6 +109,8 @@ pub struct Changes<'a> {
     pub(crate) enqueued: Vec<Arc<Row>>,
     /// Bytes of dead letters that it removed.
     pub(crate) dead_bytes_freed: u64,
+    /// Bytes that it was asked to keep, but for those rows.
+    pub(crate) kept_bytes: Cell<u64>,
     /// Why nothing may be added, if so.
     full: Option<Full>,
     /// Changes that were refused for it.
@@ -123,7 +126,16 @@ impl<'a> Changes<'a> {
         ids: &'a Ids,
         full: Option<Full>,
     ) -> Changes<'a> {
-        Changes { txn, catalog, ids, enqueued: Vec::new(), dead_bytes_freed: 0, full, refused_full: 0 }
+        Changes {
+            txn,
+            catalog,
+            ids,
+            enqueued: Vec::new(),
+            dead_bytes_freed: 0,
+            kept_bytes: Cell::new(0),
+            full,
+            refused_full: 0,
+        }
     }
 
     /// Refuses what adds something while the card is full; what takes something away need not ask.
@@ -148,7 +160,7 @@ impl<'a> Changes<'a> {
         self.check_storage()?;
         check_room(self.catalog.apps.len(), APPS_MAX, "apps")?;
         self.check_slug(app.id, &app.slug)?;
-        put(self.txn, APPS, &mut self.catalog.apps, app.id, app)
+        put(self.txn, &self.kept_bytes, APPS, &mut self.catalog.apps, app.id, app)
     }
 
     /// Changes an app.
@@ -159,7 +171,7 @@ impl<'a> Changes<'a> {
         app.name = patch.name.unwrap_or(app.name);
         app.updated_at = now;
         self.check_slug(id, &app.slug)?;
-        put(self.txn, APPS, &mut self.catalog.apps, id, app)
+        put(self.txn, &self.kept_bytes, APPS, &mut self.catalog.apps, id, app)
     }
 
     /// Removes an app with its domains, routes and scripts.
@@ -197,7 +209,7 @@ impl<'a> Changes<'a> {
         check_room(self.catalog.domains.len(), DOMAINS_MAX, "domains")?;
         self.check_claim(domain.id, &domain.pattern)?;
         found(&self.catalog.apps, "app", domain.app_id)?;
-        put(self.txn, DOMAINS, &mut self.catalog.domains, domain.id, domain)
+        put(self.txn, &self.kept_bytes, DOMAINS, &mut self.catalog.domains, domain.id, domain)
     }
 
     /// Changes what is claimed.
@@ -207,7 +219,7 @@ impl<'a> Changes<'a> {
         self.check_claim(id, &pattern)?;
         domain.pattern = pattern;
         domain.updated_at = now;
-        put(self.txn, DOMAINS, &mut self.catalog.domains, id, domain)
+        put(self.txn, &self.kept_bytes, DOMAINS, &mut self.catalog.domains, id, domain)
     }
 
     /// Removes a claim.
@@ -231,7 +243,7 @@ impl<'a> Changes<'a> {
         found(&self.catalog.apps, "app", script.app_id)?;
         self.check_script_name(&script)?;
         self.put_version(script.id, script.active_version, source, script.created_at)?;
-        put(self.txn, SCRIPTS, &mut self.catalog.scripts, script.id, script)
+        put(self.txn, &self.kept_bytes, SCRIPTS, &mut self.catalog.scripts, script.id, script)
     }
 
     /// Changes a script; a source that differs from the active one becomes a new version and active.
@@ -252,7 +264,7 @@ impl<'a> Changes<'a> {
             self.put_version(id, script.latest_version, source, now)?;
             self.prune_versions(id, script.active_version)?;
         }
-        put(self.txn, SCRIPTS, &mut self.catalog.scripts, id, script)
+        put(self.txn, &self.kept_bytes, SCRIPTS, &mut self.catalog.scripts, id, script)
     }
 
     /// Makes an earlier (or later) version the active one.
@@ -261,7 +273,7 @@ impl<'a> Changes<'a> {
         self.version(id, version)?;
         script.active_version = version;
         script.updated_at = now;
-        put(self.txn, SCRIPTS, &mut self.catalog.scripts, id, script)
+        put(self.txn, &self.kept_bytes, SCRIPTS, &mut self.catalog.scripts, id, script)
     }
 
     /// Removes a script with its versions. Its routes stay and answer that the script is gone.
@@ -299,6 +311,7 @@ impl<'a> Changes<'a> {
     ) -> Changed<()> {
         let bytes = codec::encode(&Version { version, source, created_at });
         self.txn.open_table(VERSIONS)?.insert((script.as_u128(), version), bytes.as_slice())?;
+        self.kept_bytes.set(self.kept_bytes.get() + u64::try_from(bytes.len()).unwrap_or(0));
         Ok(())
     }
 
@@ -320,7 +333,7 @@ impl<'a> Changes<'a> {
         check_room(self.catalog.routes.len(), ROUTES_MAX, "routes")?;
         found(&self.catalog.apps, "app", route.app_id)?;
         self.check_route(&route)?;
-        put(self.txn, ROUTES, &mut self.catalog.routes, route.id, route)
+        put(self.txn, &self.kept_bytes, ROUTES, &mut self.catalog.routes, route.id, route)
     }
 
     /// Changes a route.
@@ -337,7 +350,7 @@ impl<'a> Changes<'a> {
         route.access = patch.access.unwrap_or(route.access);
         route.updated_at = now;
         self.check_route(&route)?;
-        put(self.txn, ROUTES, &mut self.catalog.routes, id, route)
+        put(self.txn, &self.kept_bytes, ROUTES, &mut self.catalog.routes, id, route)
     }
 
     /// Removes a route.
@@ -380,7 +393,7 @@ impl<'a> Changes<'a> {
         self.check_storage()?;
         check_room(self.catalog.keys.len(), KEYS_MAX, "keys")?;
         self.check_key_name(key.id, &key.name)?;
-        put(self.txn, KEYS, &mut self.catalog.keys, key.id, key)
+        put(self.txn, &self.kept_bytes, KEYS, &mut self.catalog.keys, key.id, key)
     }
 
     /// Changes a key.
@@ -391,7 +404,7 @@ impl<'a> Changes<'a> {
         key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
         key.updated_at = now;
         self.check_key_name(id, &key.name)?;
-        put(self.txn, KEYS, &mut self.catalog.keys, id, key)
+        put(self.txn, &self.kept_bytes, KEYS, &mut self.catalog.keys, id, key)
     }
 
     /// Removes a key: from this commit on it opens nothing.
@@ -486,12 +499,15 @@ fn check_room(have: usize, most: usize, what: &str) -> Changed<()> {
 
 fn put<T: Stored>(
     txn: &WriteTransaction,
+    kept_bytes: &Cell<u64>,
     table: TableDefinition<'_, u128, &[u8]>,
     shelf: &mut Shelf<T>,
     id: Uuid,
     value: T,
 ) -> Changed<Arc<T>> {
-    txn.open_table(table)?.insert(id.as_u128(), codec::encode(&value).as_slice())?;
+    let bytes = codec::encode(&value);
+    txn.open_table(table)?.insert(id.as_u128(), bytes.as_slice())?;
+    kept_bytes.set(kept_bytes.get() + u64::try_from(bytes.len()).unwrap_or(0));
     let value = Arc::new(value);
     Arc::make_mut(shelf).insert(id, value.clone());
     Ok(value)

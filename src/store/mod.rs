@@ -10,6 +10,7 @@
 
 mod apply;
 mod backend;
+mod budget;
 mod catalog;
 mod changes;
 mod codec;
@@ -23,9 +24,11 @@ mod pace;
 mod read;
 mod space;
 mod tables;
+mod wear;
 mod writer;
 
 pub use backend::{Card, CardMeter};
+pub use budget::BudgetView;
 pub use catalog::Catalog;
 pub use changes::{AppPatch, Changes, KeyPatch, RoutePatch, ScriptPatch};
 pub use error::{ChangeError, Error};
@@ -35,4 +38,5 @@ pub use migrate::SCHEMA;
 pub use open::Settings;
 pub use read::{ExecutionFilter, Page, Position, Snapshot, Stopped};
 pub use space::{Bounds, Full, Space};
+pub use wear::Wear;
 pub use writer::{CatalogHook, End, Hooks, Load, Recovered, Startable, Store};

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::apply::{Applier, Ask};
 use super::backend::CardMeter;
+use super::budget::{Budget, BudgetView};
 use super::catalog::Catalog;
 use super::changes::Changes;
 use super::log::EncodedRecord;
@@ -24,6 +25,7 @@ use super::open::{self, Settings};
 use super::pace::Pace;
 use super::read::Snapshot;
 use super::space::Space;
+use super::wear::Odometer;
 use super::{ChangeError, Error, Ids};
 use crate::model::{DeadLetter, Row, UnixMs};
 
@@ -119,12 +121,14 @@ pub struct Load {
     pub dead_letters_dropped: AtomicU64,
     /// Rows and changes refused because the card was full.
     pub storage_full_refusals: AtomicU64,
+    /// Bytes that the store was asked to keep, before compression.
+    pub logical_bytes: AtomicU64,
 }
 
 /// A handle on the store, cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
@@ -136,6 +140,8 @@ pub(crate) struct Shared {
     pub(crate) load: Load,
     pub(crate) meter: Arc<CardMeter>,
     pub(crate) space: Arc<Space>,
+    pub(crate) odometer: Odometer,
+    pub(crate) budget: Budget,
     broken: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -193,13 +199,14 @@ impl Store {
             load,
             meter: opened.meter,
             space: opened.space,
+            odometer: Odometer::after(opened.wear, Instant::now()),
+            budget: settings.budget(Instant::now()),
             broken: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
         let applier = Applier::new(shared.clone(), opened.catalog, opened.tail, settings)?;
         let store = Store { shared };
-        let startable =
-            Startable { store: store.clone(), db, applier, flush_interval: settings.flush_interval };
+        let startable = Startable { store: store.clone(), db, applier };
         Ok((store, opened.recovered, startable))
     }
 
@@ -312,6 +319,12 @@ impl Store {
         &self.shared.meter
     }
 
+    /// How the write budget stands now.
+    pub fn budget(&self) -> BudgetView {
+        self.shared.budget.spend(self.shared.meter.bytes_written.load(Relaxed), Instant::now());
+        self.shared.budget.view()
+    }
+
     /// The room on the card.
     pub fn space(&self) -> &Space {
         &self.shared.space
@@ -367,7 +380,6 @@ pub struct Startable {
     store: Store,
     pub(crate) db: Arc<Database>,
     pub(crate) applier: Applier,
-    flush_interval: Duration,
 }
 
 impl Startable {
@@ -380,7 +392,6 @@ impl Startable {
             db: self.db,
             applier: self.applier,
             hooks,
-            flush_interval: self.flush_interval,
             pace: Pace::default(),
         };
         let thread = thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
@@ -435,7 +446,6 @@ struct Writer {
     db: Arc<Database>,
     applier: Applier,
     hooks: Hooks,
-    flush_interval: Duration,
     pace: Pace,
 }
 
@@ -471,8 +481,9 @@ impl Writer {
                 break;
             }
             let flush = self.applier.waiting_since().map(|since| since + self.flush_after());
-            let flush = flush
-                .or_else(|| (!queue.commands.is_empty()).then(|| Instant::now() + self.flush_interval / 4));
+            let flush = flush.or_else(|| {
+                (!queue.commands.is_empty()).then(|| Instant::now() + self.shared.budget.flush_interval() / 4)
+            });
             let checkpoint = self.applier.wants_checkpoint().then(|| last_active + CHECKPOINT_AFTER);
             let Some(wake_at) = flush.into_iter().chain(checkpoint).min() else {
                 queue.dormant = true;
@@ -524,7 +535,7 @@ impl Writer {
 
     /// A command may sit in the queue for a quarter of the interval before it is seen.
     fn flush_after(&self) -> Duration {
-        self.flush_interval / 4 * 3
+        self.shared.budget.flush_interval() / 4 * 3
     }
 
     fn apply(&mut self, commands: &mut Vec<Command>, flush: bool, checkpoint: bool) -> Result<(), Error> {
@@ -534,6 +545,7 @@ impl Writer {
         let applied = catch_unwind(AssertUnwindSafe(|| {
             self.applier.apply(&self.db, commands, Ask { flush, checkpoint, now: UnixMs::now() }, &self.hooks)
         }));
+        self.shared.budget.spend(self.shared.meter.bytes_written.load(Relaxed), Instant::now());
         if promises > 0 {
             self.pace.committed(promises, began.elapsed());
         }
