@@ -14,6 +14,7 @@ mod budget;
 mod catalog;
 mod changes;
 mod codec;
+mod compact;
 mod error;
 mod ids;
 mod log;

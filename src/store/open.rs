@@ -15,6 +15,7 @@ use super::backend::{Card, CardMeter};
 use super::budget::Budget;
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
+use super::compact;
 use super::log::LogTail;
 use super::migrate::{self, SCHEMA, STEPS};
 use super::space::{Bounds, Space};
@@ -75,6 +76,40 @@ pub(crate) struct Opened {
     pub(crate) wear: Wear,
     pub(crate) meter: Arc<CardMeter>,
     pub(crate) space: Arc<Space>,
+    /// How to open another file; `None` on a card that is none.
+    pub(crate) cards: Option<Cards>,
+}
+
+/// How files of the store are opened.
+#[derive(Clone)]
+pub(crate) struct Cards {
+    cache_bytes: usize,
+    sync_delay: Duration,
+    meter: Arc<CardMeter>,
+    pub(crate) space: Arc<Space>,
+}
+
+impl Cards {
+    /// The card that holds this file.
+    fn card(&self, path: &Path) -> Result<Card, Error> {
+        let failed = |why: String| Error::Open { path: path.display().to_string(), why };
+        let file = open_private(path).map_err(|error| failed(error.to_string()))?;
+        let card = Card::new(file, self.meter.clone(), self.space.clone(), self.sync_delay);
+        card.map_err(|error| failed(error.to_string()))
+    }
+
+    /// Opens or makes a database in this file.
+    pub(crate) fn open(&self, path: &Path) -> Result<Database, Error> {
+        open_database(self.card(path)?, self.cache_bytes, path)
+    }
+}
+
+fn open_database(card: impl StorageBackend, cache_bytes: usize, path: &Path) -> Result<Database, Error> {
+    let db = Database::builder().set_cache_size(cache_bytes).create_with_backend(card);
+    db.map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(path.display().to_string()),
+        other => Error::Open { path: path.display().to_string(), why: other.to_string() },
+    })
 }
 
 /// Opens or makes the file. Returns once it is consistent and the crash count of interrupted rows is durable.
@@ -83,16 +118,22 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
     if let Some(parent) = settings.path.parent() {
         fs::create_dir_all(parent).map_err(|error| failed(error.to_string()))?;
     }
-    let file = open_private(&settings.path).map_err(|error| failed(error.to_string()))?;
+    compact::remove_leftover(&settings.path);
     let meter = Arc::new(CardMeter::default());
     let space = Arc::new(Space::new(settings.path.parent().unwrap_or(Path::new(".")), settings.space));
-    let card = Card::new(file, meter.clone(), space.clone(), settings.sync_delay)
-        .map_err(|error| failed(error.to_string()))?;
-    let opened = open_on(card, settings, meter, |schema| migrate::put_copy_aside(&settings.path, schema));
+    let cards = Cards {
+        cache_bytes: settings.cache_bytes,
+        sync_delay: settings.sync_delay,
+        meter: meter.clone(),
+        space: space.clone(),
+    };
+    let opened = open_on(cards.card(&settings.path)?, settings, meter, |schema| {
+        migrate::put_copy_aside(&settings.path, schema)
+    });
     // Says at once how it is, and sets the reserve aside if there is room.
     let full = space.full(Instant::now());
     match (opened, full) {
-        (Ok(opened), _) => Ok(Opened { space, ..opened }),
+        (Ok(opened), _) => Ok(Opened { space, cards: Some(cards), ..opened }),
         (Err(Error::Open { why, .. } | Error::Card(why)), Some(full)) => {
             Err(failed(format!("{why}: {full}, and start again")))
         }
@@ -107,11 +148,7 @@ pub(crate) fn open_on(
     meter: Arc<CardMeter>,
     before_migration: impl FnOnce(u32) -> Result<(), Error>,
 ) -> Result<Opened, Error> {
-    let db = Database::builder().set_cache_size(settings.cache_bytes).create_with_backend(card);
-    let db = db.map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(settings.path.display().to_string()),
-        other => Error::Open { path: settings.path.display().to_string(), why: other.to_string() },
-    })?;
+    let db = open_database(card, settings.cache_bytes, &settings.path)?;
     migrate::migrate(&db, &settings.path.display().to_string(), STEPS, before_migration)?;
     let mut txn = db.begin_write()?;
     // The first commit after a start leaves a file that the next start opens without a repair.
@@ -142,6 +179,7 @@ pub(crate) fn open_on(
         latest_id,
         wear,
         space: Arc::new(Space::boundless()),
+        cards: None,
         meter,
     })
 }

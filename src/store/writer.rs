@@ -20,6 +20,7 @@ use super::backend::CardMeter;
 use super::budget::{Budget, BudgetView};
 use super::catalog::Catalog;
 use super::changes::Changes;
+use super::compact::Compaction;
 use super::log::EncodedRecord;
 use super::open::{self, Settings};
 use super::pace::Pace;
@@ -101,6 +102,8 @@ pub struct Hooks {
 /// Counters of the store, for metrics.
 #[derive(Debug, Default)]
 pub struct Load {
+    /// How often the file was made small again.
+    pub compactions: AtomicU64,
     /// Transactions committed.
     pub commits: AtomicU64,
     /// Those that ended in an fsync.
@@ -206,7 +209,8 @@ impl Store {
         });
         let applier = Applier::new(shared.clone(), opened.catalog, opened.tail, settings)?;
         let store = Store { shared };
-        let startable = Startable { store: store.clone(), db, applier };
+        let compaction = Compaction::new(settings.path.clone(), opened.cards);
+        let startable = Startable { store: store.clone(), db, applier, compaction };
         Ok((store, opened.recovered, startable))
     }
 
@@ -380,6 +384,7 @@ pub struct Startable {
     store: Store,
     pub(crate) db: Arc<Database>,
     pub(crate) applier: Applier,
+    compaction: Compaction,
 }
 
 impl Startable {
@@ -393,6 +398,7 @@ impl Startable {
             applier: self.applier,
             hooks,
             pace: Pace::default(),
+            compaction: self.compaction,
         };
         let thread = thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
@@ -447,6 +453,7 @@ struct Writer {
     applier: Applier,
     hooks: Hooks,
     pace: Pace,
+    compaction: Compaction,
 }
 
 impl Writer {
@@ -469,7 +476,27 @@ impl Writer {
             if closing && self.closed() {
                 return self.release_db();
             }
+            if let Err(error) = self.compact(checkpoint && !closing) {
+                return self.break_down(&error);
+            }
         }
+    }
+
+    /// Begins to compact the file if it is worth it and the box is `idle`, and lets a finished copy take over.
+    fn compact(&mut self, idle: bool) -> Result<(), Error> {
+        if idle {
+            let store = Store { shared: self.shared.clone() };
+            let load = &self.shared.load;
+            let live =
+                [&load.outbox_bytes, &load.log_bytes, &load.dead_letters_bytes].map(|b| b.load(Relaxed));
+            // The thread only wakes the writer; what it made is with the compaction.
+            self.compaction.consider(&self.db, live.iter().sum(), move || store.probe(|_| ()));
+        }
+        let Some(db) = self.compaction.finish(&self.db)? else { return Ok(()) };
+        *self.shared.db.lock().unwrap_or_else(PoisonError::into_inner) = Some(db.clone());
+        self.db = db;
+        self.shared.load.compactions.fetch_add(1, Relaxed);
+        Ok(())
     }
 
     /// Waits for something to do and takes the whole queue. True if the store is to close.
@@ -578,7 +605,8 @@ impl Writer {
     }
 
     /// Lets the file go; its last holder closes it cleanly.
-    fn release_db(self) {
+    fn release_db(mut self) {
+        self.compaction.stop();
         drop(self.shared.db.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 

@@ -10,6 +10,7 @@ mod http;
 
 mod asynchronous;
 mod cli;
+mod compaction;
 mod concurrency;
 mod connections;
 mod context;

@@ -122,6 +122,7 @@ impl Office {
             &load.storage_full_refusals,
         );
         text.counter("store_commands_total", "Commands the writer took.", &load.commands);
+        text.counter("store_compactions_total", "Times the file was made small again.", &load.compactions);
         text.counter("store_commits_total", "Transactions committed.", &load.commits);
         text.counter("store_durable_commits_total", "Transactions committed durably.", &load.durable_commits);
         text.counter("card_fsyncs_total", "Calls of fdatasync.", &card.syncs);
