@@ -95,6 +95,8 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("store.space_low_bytes", Number(0, ANY)),
     ("store.inodes_low", Number(0, ANY)),
     ("store.reserve_bytes", Number(0, 1024 * MIB)),
+    ("card.endurance_tbw", Number(1, 1_000_000)),
+    ("card.write_budget_bytes_per_day", Number(0, ANY)),
     ("log.level", Filter),
     ("log.format", Word(&["auto", "text", "json", "journald"])),
     ("log.access", Flag),

@@ -29,6 +29,8 @@ pub struct Config {
     pub versions: Versions,
     /// The database file.
     pub store: Store,
+    /// What the card endures.
+    pub card: Card,
     /// The daemon's own log.
     pub log: Log,
 }
@@ -294,6 +296,22 @@ impl Default for Store {
             inodes_low: 128,
             reserve_bytes: 8 * 1024 * 1024,
         }
+    }
+}
+
+/// What the card endures, and what it may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Card {
+    /// Terabytes that may be written to it in its life, by its maker.
+    pub endurance_tbw: u64,
+    /// Bytes that may be written each day before the store becomes thrifty; 0 = any.
+    pub write_budget_bytes_per_day: u64,
+}
+
+impl Default for Card {
+    fn default() -> Card {
+        Card { endurance_tbw: 20, write_budget_bytes_per_day: 0 }
     }
 }
 

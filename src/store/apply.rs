@@ -181,6 +181,7 @@ impl Applier {
             }
         };
         self.tail.push(&record);
+        self.count_kept(u64::try_from(record.weight()).unwrap_or(0));
         if self.unflushed.remove(&id).is_none() {
             self.ended.push(id);
         }
@@ -205,11 +206,14 @@ impl Applier {
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable, ask.now)?;
         if dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now)) {
-            self.letters.write(&txn, std::mem::take(&mut batch.dead), dead_freed, ask.now)?;
+            let kept_bytes =
+                self.letters.write(&txn, std::mem::take(&mut batch.dead), dead_freed, ask.now)?;
+            self.count_kept(kept_bytes);
         }
         if sources != (0, 0) || (checkpoint && self.sources.wants_look(ask.now)) {
             self.sources.write(&txn, &catalog, sources, ask.now)?;
         }
+        self.note_wear(&txn, checkpoint, durable)?;
         txn.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         txn.set_quick_repair(checkpoint);
         txn.commit()?;
@@ -236,6 +240,7 @@ impl Applier {
             replies.push(reply);
         }
         self.shared.load.storage_full_refusals.fetch_add(desk.refused_full, Relaxed);
+        self.count_kept(desk.kept_bytes.get());
         let sources = (desk.source_bytes_added, desk.source_bytes_freed);
         Ok(Made { replies, dead_freed: desk.dead_bytes_freed, sources, enqueued: desk.enqueued, wrote })
     }
@@ -251,11 +256,13 @@ impl Applier {
     ) -> Result<(), Error> {
         let mut outbox = txn.open_table(OUTBOX)?;
         for (row, bytes, _) in &batch.enqueues {
+            self.count_kept(weight(bytes));
             outbox.insert(row.execution_id.as_u128(), bytes.as_slice())?;
         }
         for row in batch.retries.drain(..) {
             let bytes = codec::encode(row.as_ref());
             self.outbox_bytes += weight(&bytes);
+            self.count_kept(weight(&bytes));
             if let Some(old) = outbox.insert(row.execution_id.as_u128(), bytes.as_slice())? {
                 self.outbox_bytes = self.outbox_bytes.saturating_sub(weight(old.value()));
             }
@@ -267,7 +274,7 @@ impl Applier {
         if with_log {
             self.remove_ended(&mut outbox)?;
             self.tail.hold(self.space.full(Instant::now()).is_some());
-            self.tail.write(txn, now)?;
+            self.tail.write(txn, &self.shared.budget, now)?;
         }
         drop(outbox);
         if durable && self.claimed_changed {
@@ -284,6 +291,7 @@ impl Applier {
             let bytes = codec::encode(row.as_ref());
             self.outbox_rows += 1;
             self.outbox_bytes += weight(&bytes);
+            self.count_kept(weight(&bytes));
             outbox.insert(id, bytes.as_slice())?;
         }
         Ok(())
@@ -301,9 +309,25 @@ impl Applier {
 
     fn count_enqueued(&mut self, rows: &[Arc<Row>]) {
         for row in rows {
+            let weight = weight(&codec::encode(row.as_ref()));
             self.outbox_rows += 1;
-            self.outbox_bytes += weight(&codec::encode(row.as_ref()));
+            self.outbox_bytes += weight;
+            self.count_kept(weight);
         }
+    }
+
+    /// What the store was asked to keep, for the write amplification.
+    fn count_kept(&self, bytes: u64) {
+        self.shared.load.logical_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// The totals of the wear ride along with a checkpoint, or now and then with a durable commit.
+    fn note_wear(&self, txn: &WriteTransaction, checkpoint: bool, durable: bool) -> Result<(), Error> {
+        let (shared, now) = (&self.shared, Instant::now());
+        if checkpoint || (durable && shared.odometer.is_due(now)) {
+            shared.odometer.note(txn, &shared.meter, &shared.load, now)?;
+        }
+        Ok(())
     }
 
     fn committed(&mut self, durable: bool, flush: bool, checkpoint: bool) {

@@ -3,6 +3,7 @@
 //! A change checks everything before it writes anything, because it shares its transaction with others: what
 //! it refuses must leave no trace.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -112,6 +113,8 @@ pub struct Changes<'a> {
     pub(crate) source_bytes_added: u64,
     /// Bytes of sources that it removed.
     pub(crate) source_bytes_freed: u64,
+    /// Bytes that it was asked to keep, but for those rows.
+    pub(crate) kept_bytes: Cell<u64>,
     /// Why nothing may be added, if so.
     full: Option<Full>,
     /// Changes that were refused for it.
@@ -135,6 +138,7 @@ impl<'a> Changes<'a> {
             dead_bytes_freed: 0,
             source_bytes_added: 0,
             source_bytes_freed: 0,
+            kept_bytes: Cell::new(0),
             full,
             refused_full: 0,
         }
@@ -162,7 +166,7 @@ impl<'a> Changes<'a> {
         self.check_storage()?;
         check_room(self.catalog.apps.len(), APPS_MAX, "apps")?;
         self.check_slug(app.id, &app.slug)?;
-        put(self.txn, APPS, &mut self.catalog.apps, app.id, app)
+        put(self.txn, &self.kept_bytes, APPS, &mut self.catalog.apps, app.id, app)
     }
 
     /// Changes an app.
@@ -173,7 +177,7 @@ impl<'a> Changes<'a> {
         app.name = patch.name.unwrap_or(app.name);
         app.updated_at = now;
         self.check_slug(id, &app.slug)?;
-        put(self.txn, APPS, &mut self.catalog.apps, id, app)
+        put(self.txn, &self.kept_bytes, APPS, &mut self.catalog.apps, id, app)
     }
 
     /// Removes an app with its domains, routes and scripts.
@@ -211,7 +215,7 @@ impl<'a> Changes<'a> {
         check_room(self.catalog.domains.len(), DOMAINS_MAX, "domains")?;
         self.check_claim(domain.id, &domain.pattern)?;
         found(&self.catalog.apps, "app", domain.app_id)?;
-        put(self.txn, DOMAINS, &mut self.catalog.domains, domain.id, domain)
+        put(self.txn, &self.kept_bytes, DOMAINS, &mut self.catalog.domains, domain.id, domain)
     }
 
     /// Changes what is claimed.
@@ -221,7 +225,7 @@ impl<'a> Changes<'a> {
         self.check_claim(id, &pattern)?;
         domain.pattern = pattern;
         domain.updated_at = now;
-        put(self.txn, DOMAINS, &mut self.catalog.domains, id, domain)
+        put(self.txn, &self.kept_bytes, DOMAINS, &mut self.catalog.domains, id, domain)
     }
 
     /// Removes a claim.
@@ -245,7 +249,7 @@ impl<'a> Changes<'a> {
         found(&self.catalog.apps, "app", script.app_id)?;
         self.check_script_name(&script)?;
         self.put_version(script.id, script.active_version, source, script.created_at)?;
-        put(self.txn, SCRIPTS, &mut self.catalog.scripts, script.id, script)
+        put(self.txn, &self.kept_bytes, SCRIPTS, &mut self.catalog.scripts, script.id, script)
     }
 
     /// Changes a script; a source that differs from the active one becomes a new version and active.
@@ -266,7 +270,7 @@ impl<'a> Changes<'a> {
             self.put_version(id, script.latest_version, source, now)?;
             self.prune_versions(id, script.active_version)?;
         }
-        put(self.txn, SCRIPTS, &mut self.catalog.scripts, id, script)
+        put(self.txn, &self.kept_bytes, SCRIPTS, &mut self.catalog.scripts, id, script)
     }
 
     /// Makes an earlier (or later) version the active one.
@@ -275,7 +279,7 @@ impl<'a> Changes<'a> {
         self.version(id, version)?;
         script.active_version = version;
         script.updated_at = now;
-        put(self.txn, SCRIPTS, &mut self.catalog.scripts, id, script)
+        put(self.txn, &self.kept_bytes, SCRIPTS, &mut self.catalog.scripts, id, script)
     }
 
     /// Removes a script with its versions. Its routes stay and answer that the script is gone.
@@ -318,7 +322,8 @@ impl<'a> Changes<'a> {
     ) -> Changed<()> {
         let bytes = codec::encode(&Version { version, source, created_at });
         self.txn.open_table(VERSIONS)?.insert((script.as_u128(), version), bytes.as_slice())?;
-        self.source_bytes_added += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.source_bytes_added += u64::try_from(bytes.len()).unwrap_or(0);
+        self.kept_bytes.set(self.kept_bytes.get() + u64::try_from(bytes.len()).unwrap_or(0));
         Ok(())
     }
 
@@ -343,7 +348,7 @@ impl<'a> Changes<'a> {
         check_room(self.catalog.routes.len(), ROUTES_MAX, "routes")?;
         found(&self.catalog.apps, "app", route.app_id)?;
         self.check_route(&route)?;
-        put(self.txn, ROUTES, &mut self.catalog.routes, route.id, route)
+        put(self.txn, &self.kept_bytes, ROUTES, &mut self.catalog.routes, route.id, route)
     }
 
     /// Changes a route.
@@ -360,7 +365,7 @@ impl<'a> Changes<'a> {
         route.access = patch.access.unwrap_or(route.access);
         route.updated_at = now;
         self.check_route(&route)?;
-        put(self.txn, ROUTES, &mut self.catalog.routes, id, route)
+        put(self.txn, &self.kept_bytes, ROUTES, &mut self.catalog.routes, id, route)
     }
 
     /// Removes a route.
@@ -403,7 +408,7 @@ impl<'a> Changes<'a> {
         self.check_storage()?;
         check_room(self.catalog.keys.len(), KEYS_MAX, "keys")?;
         self.check_key_name(key.id, &key.name)?;
-        put(self.txn, KEYS, &mut self.catalog.keys, key.id, key)
+        put(self.txn, &self.kept_bytes, KEYS, &mut self.catalog.keys, key.id, key)
     }
 
     /// Changes a key.
@@ -414,7 +419,7 @@ impl<'a> Changes<'a> {
         key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
         key.updated_at = now;
         self.check_key_name(id, &key.name)?;
-        put(self.txn, KEYS, &mut self.catalog.keys, id, key)
+        put(self.txn, &self.kept_bytes, KEYS, &mut self.catalog.keys, id, key)
     }
 
     /// Removes a key: from this commit on it opens nothing.
@@ -509,12 +514,15 @@ fn check_room(have: usize, most: usize, what: &str) -> Changed<()> {
 
 fn put<T: Stored>(
     txn: &WriteTransaction,
+    kept_bytes: &Cell<u64>,
     table: TableDefinition<'_, u128, &[u8]>,
     shelf: &mut Shelf<T>,
     id: Uuid,
     value: T,
 ) -> Changed<Arc<T>> {
-    txn.open_table(table)?.insert(id.as_u128(), codec::encode(&value).as_slice())?;
+    let bytes = codec::encode(&value);
+    txn.open_table(table)?.insert(id.as_u128(), bytes.as_slice())?;
+    kept_bytes.set(kept_bytes.get() + u64::try_from(bytes.len()).unwrap_or(0));
     let value = Arc::new(value);
     Arc::make_mut(shelf).insert(id, value.clone());
     Ok(value)

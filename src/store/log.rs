@@ -11,6 +11,7 @@ use redb::{ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::ages;
+use super::budget::Budget;
 use super::codec::{self, Stored};
 use super::tables::{LOG, LOG_INDEX};
 use super::{Error, Settings};
@@ -170,8 +171,13 @@ impl LogTail {
         self.closed.push((head, packed));
     }
 
-    /// Writes what waits into `txn`, and drops the oldest blocks that are over the bounds.
-    pub(crate) fn write(&mut self, txn: &WriteTransaction, now: UnixMs) -> Result<(), Error> {
+    /// Writes what waits into `txn`, and drops the oldest blocks that are over the bounds; `budget` may tighten them.
+    pub(crate) fn write(
+        &mut self,
+        txn: &WriteTransaction,
+        budget: &Budget,
+        now: UnixMs,
+    ) -> Result<(), Error> {
         self.close_block();
         if self.closed.is_empty() {
             return Ok(());
@@ -185,7 +191,8 @@ impl LogTail {
             self.next += 1;
         }
         self.closed_bytes = 0;
-        let bytes_max = self.held_at.map_or(self.bytes_max, |held| held.min(self.bytes_max));
+        let bytes_max = budget.log_bytes(self.bytes_max);
+        let bytes_max = self.held_at.map_or(bytes_max, |held| held.min(bytes_max));
         while let Some((number, head)) = self.stored.front().copied() {
             let too_old = ages::is_over(head.finished_max, self.age_max_ms, now);
             if self.stored_bytes <= bytes_max && !too_old {

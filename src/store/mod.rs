@@ -11,6 +11,7 @@
 mod ages;
 mod apply;
 mod backend;
+mod budget;
 mod catalog;
 mod changes;
 mod codec;
@@ -28,9 +29,11 @@ mod space;
 mod tables;
 #[cfg(test)]
 mod testing;
+mod wear;
 mod writer;
 
 pub use backend::{Card, CardMeter};
+pub use budget::BudgetView;
 pub use catalog::Catalog;
 pub use changes::{AppPatch, Changes, KeyPatch, RoutePatch, ScriptPatch};
 pub use error::{ChangeError, Error};
@@ -40,4 +43,5 @@ pub use migrate::SCHEMA;
 pub use open::Settings;
 pub use read::{ExecutionFilter, Page, Position, Snapshot, Stopped};
 pub use space::{Bounds, Full, Space};
+pub use wear::Wear;
 pub use writer::{CatalogHook, End, Hooks, Load, Recovered, Startable, Store};

@@ -10,6 +10,7 @@ use redb::{Database, ReadableTable, StorageBackend, TableDefinition, WriteTransa
 use uuid::Uuid;
 
 use super::backend::{Card, CardMeter};
+use super::budget::Budget;
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
 use super::compact;
@@ -21,6 +22,7 @@ use super::tables::{
     self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, OUTBOX, ROUTES, SCRIPTS, TableKey,
     TableVisitor,
 };
+use super::wear::{self, Wear};
 use super::{Error, writer::Recovered};
 use crate::model::Row;
 
@@ -35,6 +37,8 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// Added to each sync of the card, to see how a slower card would do; for measuring only.
     pub sync_delay: Duration,
+    /// Bytes that may be written each day before relaxed changes wait longer and the log is kept shorter; 0: any.
+    pub write_budget_bytes_per_day: u64,
     /// Rows the outbox may hold.
     pub outbox_rows_max: u64,
     /// Bytes the outbox may hold, about.
@@ -59,6 +63,13 @@ pub struct Settings {
     pub space: Bounds,
 }
 
+impl Settings {
+    /// The write budget, whose day begins now.
+    pub(crate) fn budget(&self, now: Instant) -> Budget {
+        Budget::new(self.write_budget_bytes_per_day, self.flush_interval, now)
+    }
+}
+
 /// What opening found.
 pub(crate) struct Opened {
     pub(crate) db: Database,
@@ -69,6 +80,7 @@ pub(crate) struct Opened {
     pub(crate) letters: DeadLetters,
     pub(crate) sources: Sources,
     pub(crate) latest_id: Uuid,
+    pub(crate) wear: Wear,
     pub(crate) meter: Arc<CardMeter>,
     pub(crate) space: Arc<Space>,
     /// How to open another file; `None` on a card that is none.
@@ -156,6 +168,7 @@ pub(crate) fn open_on(
     let letters = DeadLetters::open(&txn, settings)?;
     let sources = Sources::open(&txn, settings)?;
     let latest_id = latest_id(&txn, &catalog, &tail)?;
+    let wear = wear::read(&txn)?;
     txn.commit()?;
     Ok(Opened {
         db,
@@ -166,6 +179,7 @@ pub(crate) fn open_on(
         letters,
         sources,
         latest_id,
+        wear,
         space: Arc::new(Space::boundless()),
         cards: None,
         meter,

@@ -76,21 +76,24 @@ impl DeadLetters {
     }
 
     /// Writes new letters, and drops the oldest that are over the bounds. `freed` bytes went by other hands.
+    /// Gives the bytes of the new ones.
     pub(crate) fn write(
         &mut self,
         txn: &WriteTransaction,
         dead: Vec<DeadLetter>,
         freed: u64,
         now: UnixMs,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let mut letters = txn.open_table(DEAD_LETTERS)?;
         self.looked_at = Some(now);
         self.bytes = self.bytes.saturating_sub(freed);
+        let mut added = 0;
         for letter in dead {
             let bytes = codec::encode(&letter);
-            self.bytes += weight(&bytes);
+            added += weight(&bytes);
             letters.insert(letter.id.as_u128(), bytes.as_slice())?;
         }
+        self.bytes += added;
         loop {
             let oldest = letters.first()?.map(|(id, _)| stamp(Uuid::from_u128(id.value())));
             let too_old = oldest.is_some_and(|at| ages::is_over(at, self.age_max_ms, now));
@@ -103,7 +106,7 @@ impl DeadLetters {
         }
         self.rows = letters.len()?;
         txn.open_table(META)?.insert(META_DEAD_BYTES, self.bytes.to_le_bytes().as_slice())?;
-        Ok(())
+        Ok(added)
     }
 
     /// Whether there are so many that somebody should look. Says so once, in the log.

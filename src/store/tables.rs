@@ -4,7 +4,7 @@ use redb::{Key, TableDefinition};
 
 use super::Error;
 
-/// Small facts: the schema, the claimed rows.
+/// Small facts: the schema, the claimed rows, the wear of the card.
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(crate) const APPS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("apps");
 pub(crate) const DOMAINS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("domains");
@@ -29,6 +29,8 @@ pub(crate) const META_DEAD_BYTES: &str = "dead_letters_bytes";
 pub(crate) const META_VERSIONS_BYTES: &str = "versions_bytes";
 /// In [`META`]: the execution ids of async rows whose attempt may have begun, sixteen bytes each, big endian.
 pub(crate) const META_CLAIMED: &str = "claimed";
+/// In [`META`]: the totals of the card's wear.
+pub(crate) const META_WEAR: &str = "wear";
 
 /// Something that is done with every table of the file.
 pub(crate) trait TableVisitor {

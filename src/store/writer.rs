@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::ages::Ages;
 use super::apply::{Applier, Ask};
 use super::backend::CardMeter;
+use super::budget::{Budget, BudgetView};
 use super::catalog::Catalog;
 use super::changes::Changes;
 use super::compact::Compaction;
@@ -26,6 +27,7 @@ use super::open::{self, Settings};
 use super::pace::Pace;
 use super::read::Snapshot;
 use super::space::Space;
+use super::wear::Odometer;
 use super::{ChangeError, Error, Ids, retention};
 use crate::model::{DeadLetter, Row, UnixMs};
 
@@ -127,12 +129,14 @@ pub struct Load {
     pub versions_bytes: AtomicU64,
     /// Rows and changes refused because the card was full.
     pub storage_full_refusals: AtomicU64,
+    /// Bytes that the store was asked to keep, before compression.
+    pub logical_bytes: AtomicU64,
 }
 
 /// A handle on the store, cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
@@ -144,6 +148,8 @@ pub(crate) struct Shared {
     pub(crate) load: Load,
     pub(crate) meter: Arc<CardMeter>,
     pub(crate) space: Arc<Space>,
+    pub(crate) odometer: Odometer,
+    pub(crate) budget: Budget,
     broken: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -202,6 +208,8 @@ impl Store {
             load,
             meter: opened.meter,
             space: opened.space,
+            odometer: Odometer::after(opened.wear, Instant::now()),
+            budget: settings.budget(Instant::now()),
             broken: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
@@ -219,7 +227,6 @@ impl Store {
             store: store.clone(),
             db,
             applier,
-            flush_interval: settings.flush_interval,
             compaction: Compaction::new(settings.path.clone(), opened.cards),
             ages: Ages::from(latest, UnixMs::now()),
         };
@@ -335,6 +342,12 @@ impl Store {
         &self.shared.meter
     }
 
+    /// How the write budget stands now.
+    pub fn budget(&self) -> BudgetView {
+        self.shared.budget.spend(self.shared.meter.bytes_written.load(Relaxed), Instant::now());
+        self.shared.budget.view()
+    }
+
     /// The room on the card.
     pub fn space(&self) -> &Space {
         &self.shared.space
@@ -390,7 +403,6 @@ pub struct Startable {
     store: Store,
     pub(crate) db: Arc<Database>,
     pub(crate) applier: Applier,
-    flush_interval: Duration,
     compaction: Compaction,
     ages: Ages,
 }
@@ -405,7 +417,6 @@ impl Startable {
             db: self.db,
             applier: self.applier,
             hooks,
-            flush_interval: self.flush_interval,
             pace: Pace::default(),
             compaction: self.compaction,
             ages: self.ages,
@@ -463,7 +474,6 @@ struct Writer {
     db: Arc<Database>,
     applier: Applier,
     hooks: Hooks,
-    flush_interval: Duration,
     pace: Pace,
     compaction: Compaction,
     ages: Ages,
@@ -522,8 +532,9 @@ impl Writer {
                 break;
             }
             let flush = self.applier.waiting_since().map(|since| since + self.flush_after());
-            let flush = flush
-                .or_else(|| (!queue.commands.is_empty()).then(|| Instant::now() + self.flush_interval / 4));
+            let flush = flush.or_else(|| {
+                (!queue.commands.is_empty()).then(|| Instant::now() + self.shared.budget.flush_interval() / 4)
+            });
             let checkpoint = self.applier.wants_checkpoint().then(|| last_active + CHECKPOINT_AFTER);
             let Some(wake_at) = flush.into_iter().chain(checkpoint).min() else {
                 queue.dormant = true;
@@ -575,7 +586,7 @@ impl Writer {
 
     /// A command may sit in the queue for a quarter of the interval before it is seen.
     fn flush_after(&self) -> Duration {
-        self.flush_interval / 4 * 3
+        self.shared.budget.flush_interval() / 4 * 3
     }
 
     fn apply(&mut self, commands: &mut Vec<Command>, flush: bool, checkpoint: bool) -> Result<(), Error> {
@@ -586,6 +597,7 @@ impl Writer {
         let applied = catch_unwind(AssertUnwindSafe(|| {
             self.applier.apply(&self.db, commands, Ask { flush, checkpoint, now }, &self.hooks)
         }));
+        self.shared.budget.spend(self.shared.meter.bytes_written.load(Relaxed), Instant::now());
         if promises > 0 {
             self.pace.committed(promises, began.elapsed());
         }

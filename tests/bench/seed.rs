@@ -151,6 +151,7 @@ fn settings(dir: &Path) -> store::Settings {
         cache_bytes: 16 * 1024 * 1024,
         flush_interval: Duration::from_secs(1),
         sync_delay: Duration::ZERO,
+        write_budget_bytes_per_day: 0,
         outbox_rows_max: 100_000,
         outbox_bytes_max: 256 * 1024 * 1024,
         log_bytes_max: 64 * 1024 * 1024,

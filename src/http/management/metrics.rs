@@ -139,6 +139,41 @@ impl Office {
         text.counter("card_fsync_microseconds_total", "Time spent in fdatasync.", &card.sync_us);
         text.counter("card_writes_total", "Writes to the file.", &card.writes);
         text.counter("card_written_bytes_total", "Bytes written to the file.", &card.bytes_written);
+        text.counter(
+            "store_logical_bytes_total",
+            "Bytes that the store was asked to keep, before compression.",
+            &load.logical_bytes,
+        );
+        text.gauge("store_file_bytes", "Length of the file.", card.file_bytes.load(Relaxed));
+        self.wear(text);
+    }
+
+    /// Totals over all starts, and how the budget stands.
+    fn wear(&self, text: &mut Exposition) {
+        let (wear, budget) = (self.store.wear(), self.store.budget());
+        let lifetime = [
+            ("card_lifetime_fsyncs_total", "Calls of fdatasync since the file is in use.", wear.syncs),
+            (
+                "card_lifetime_written_bytes_total",
+                "Bytes written since the file is in use.",
+                wear.bytes_written,
+            ),
+            ("card_lifetime_commits_total", "Transactions since the file is in use.", wear.commits),
+            ("card_lifetime_seconds_total", "Seconds of operation since the file is in use.", wear.seconds),
+        ];
+        for (name, help, value) in lifetime {
+            text.metric(name, "counter", help, &[("", &value)]);
+        }
+        let (per_day, _) = wear.bytes_per_day();
+        text.gauge("card_written_bytes_per_day", "Bytes per day at the rate of the last day.", per_day);
+        if let Some(factor) = wear.amplification() {
+            let help = "Bytes written for each byte kept, since the file is in use.";
+            text.gauge("card_write_amplification", help, format!("{factor:.3}"));
+        }
+        let help = "Bytes that may be written per day; 0 if any.";
+        text.gauge("card_write_budget_bytes_per_day", help, budget.bytes_per_day);
+        let help = "1 while the write budget is exceeded.";
+        text.gauge("card_over_budget", help, u8::from(budget.over));
     }
 
     fn process(&self, text: &mut Exposition) {

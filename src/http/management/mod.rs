@@ -12,6 +12,7 @@ mod logs;
 mod metrics;
 mod routes;
 mod scripts;
+mod status;
 mod system;
 
 use std::net::IpAddr;
@@ -67,6 +68,7 @@ pub(super) struct Office {
     pub(super) guests: Guests,
     pub(super) info: Arc<SystemInfo>,
     pub(super) page_limit_max: usize,
+    pub(super) endurance_tbw: u64,
 }
 
 impl Office {
@@ -102,6 +104,7 @@ impl Office {
         match segments.as_slice() {
             ["health" | "ready" | "version"] => not_allowed("GET"),
             ["metrics"] => self.metrics(&call),
+            ["status"] => self.status(&call),
             ["apps", rest @ ..] => self.apps(call, table, rest).await,
             ["keys", rest @ ..] => self.keys(call, rest).await,
             ["validate"] => self.validate(call).await,
