@@ -84,6 +84,10 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("executions.age_max_days", Number(1, 36_500)),
     ("dead_letters.rows_max", Number(1, ANY)),
     ("dead_letters.bytes_max", Number(16 * MIB, 1024 * 1024 * MIB)),
+    ("dead_letters.age_max_days", Number(1, 36_500)),
+    ("dead_letters.alert_at", Number(0, ANY)),
+    ("versions.bytes_max", Number(MIB, 1024 * 1024 * MIB)),
+    ("versions.age_max_days", Number(1, 36_500)),
     ("store.cache_bytes", Number(MIB, 4096 * MIB)),
     // Relaxed writes are promised to be durable within a second.
     ("store.flush_interval_ms", Number(1, 1000)),

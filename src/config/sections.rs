@@ -25,6 +25,8 @@ pub struct Config {
     pub executions: Executions,
     /// Work that ended without success.
     pub dead_letters: DeadLetters,
+    /// Sources of scripts that are not active any more.
+    pub versions: Versions,
     /// The database file.
     pub store: Store,
     /// What the card endures.
@@ -238,11 +240,31 @@ pub struct DeadLetters {
     pub rows_max: u64,
     /// Bytes of all letters; the oldest goes first.
     pub bytes_max: u64,
+    /// Days a letter is kept.
+    pub age_max_days: u32,
+    /// From so many letters on somebody should look: a warning and a metric; 0 = never.
+    pub alert_at: u64,
 }
 
 impl Default for DeadLetters {
     fn default() -> DeadLetters {
-        DeadLetters { rows_max: 10_000, bytes_max: 64 * 1024 * 1024 }
+        DeadLetters { rows_max: 10_000, bytes_max: 64 * 1024 * 1024, age_max_days: 90, alert_at: 100 }
+    }
+}
+
+/// Sources of scripts that are not active any more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Versions {
+    /// Bytes of all versions of all scripts; over it the oldest that is not active goes.
+    pub bytes_max: u64,
+    /// Days a version that is not active is kept.
+    pub age_max_days: u32,
+}
+
+impl Default for Versions {
+    fn default() -> Versions {
+        Versions { bytes_max: 64 * 1024 * 1024, age_max_days: 365 }
     }
 }
 

@@ -19,9 +19,13 @@ pub(super) fn store(config: &Config) -> store::Settings {
         outbox_rows_max: config.outbox.rows_max,
         outbox_bytes_max: config.outbox.bytes_max,
         log_bytes_max: config.executions.bytes_max,
-        log_age_max: Duration::from_secs(u64::from(config.executions.age_max_days) * 24 * 3600),
+        log_age_max: days(config.executions.age_max_days),
         dead_letters_max: config.dead_letters.rows_max,
         dead_letters_bytes_max: config.dead_letters.bytes_max,
+        dead_letters_age_max: days(config.dead_letters.age_max_days),
+        dead_letters_alert_at: config.dead_letters.alert_at,
+        versions_bytes_max: config.versions.bytes_max,
+        versions_age_max: days(config.versions.age_max_days),
         space: store::Bounds {
             low_bytes: config.store.space_low_bytes,
             inodes_low: config.store.inodes_low,
@@ -106,6 +110,10 @@ fn ceilings_of(limits: &config::Limits) -> script::Ceilings {
         map_entries: limits.max_map_entries,
         call_levels: limits.max_call_levels,
     }
+}
+
+fn days(days: u32) -> Duration {
+    Duration::from_secs(u64::from(days) * 24 * 3600)
 }
 
 fn size(bytes: u64) -> usize {

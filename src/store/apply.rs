@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use redb::{Database, Durability, ReadableTableMetadata, Table, WriteTransaction};
+use redb::{Database, Durability, Table, WriteTransaction};
 
 use super::Error;
 use super::catalog::Catalog;
@@ -13,8 +13,9 @@ use super::changes::Changes;
 use super::codec;
 use super::log::LogTail;
 use super::open::Settings;
+use super::retention::{DeadLetters, Sources};
 use super::space::Space;
-use super::tables::{DEAD_LETTERS, META, META_CLAIMED, META_DEAD_BYTES, OUTBOX};
+use super::tables::{META, META_CLAIMED, OUTBOX};
 use super::writer::{Change, Command, End, Hooks, Reply, Shared};
 use crate::model::{DeadLetter, Row, UnixMs};
 
@@ -44,9 +45,8 @@ pub(crate) struct Applier {
     outbox_bytes: u64,
     outbox_rows_max: u64,
     outbox_bytes_max: u64,
-    dead_bytes: u64,
-    dead_letters_max: u64,
-    dead_letters_bytes_max: u64,
+    letters: DeadLetters,
+    sources: Sources,
 }
 
 /// What the writer wants of a batch besides its commands.
@@ -76,16 +76,17 @@ impl Applier {
         shared: Arc<Shared>,
         catalog: Catalog,
         tail: LogTail,
+        letters: DeadLetters,
+        sources: Sources,
         settings: &Settings,
-    ) -> Result<Applier, Error> {
-        Ok(Applier {
+    ) -> Applier {
+        Applier {
             outbox_rows: shared.load.outbox_rows.load(Relaxed),
             outbox_bytes: shared.load.outbox_bytes.load(Relaxed),
             outbox_rows_max: settings.outbox_rows_max,
             outbox_bytes_max: settings.outbox_bytes_max,
-            dead_bytes: shared.load.dead_letters_bytes.load(Relaxed),
-            dead_letters_max: settings.dead_letters_max,
-            dead_letters_bytes_max: settings.dead_letters_bytes_max,
+            letters,
+            sources,
             space: shared.space.clone(),
             shared,
             catalog,
@@ -96,7 +97,7 @@ impl Applier {
             claimed_changed: false,
             waiting_since: None,
             unclean: false,
-        })
+        }
     }
 
     /// Since when something waits for a durable commit.
@@ -199,13 +200,17 @@ impl Applier {
         }
         let mut txn = db.begin_write()?;
         let mut catalog = self.catalog.clone();
-        let Made { replies, enqueued, wrote: changed, dead_freed } =
+        let Made { replies, enqueued, wrote: changed, dead_freed, sources } =
             self.make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
         let durable = flush || promised || changed || !batch.retries.is_empty();
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable, ask.now)?;
-        if dead_freed > 0 || !batch.dead.is_empty() {
-            self.write_dead(&txn, std::mem::take(&mut batch.dead), dead_freed)?;
+        if dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now)) {
+            let added = self.letters.write(&txn, std::mem::take(&mut batch.dead), dead_freed, ask.now)?;
+            self.count_kept(added);
+        }
+        if sources != (0, 0) || (checkpoint && self.sources.wants_look(ask.now)) {
+            self.sources.write(&txn, &catalog, sources, ask.now)?;
         }
         self.note_wear(&txn, checkpoint, durable)?;
         txn.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
@@ -235,7 +240,8 @@ impl Applier {
         }
         self.shared.load.storage_full_refusals.fetch_add(desk.refused_full, Relaxed);
         self.count_kept(desk.kept_bytes.get());
-        Ok(Made { replies, dead_freed: desk.dead_bytes_freed, enqueued: desk.enqueued, wrote })
+        let sources = (desk.source_bytes_added, desk.source_bytes_freed);
+        Ok(Made { replies, dead_freed: desk.dead_bytes_freed, sources, enqueued: desk.enqueued, wrote })
     }
 
     /// Puts everything that this commit carries into its tables.
@@ -300,27 +306,6 @@ impl Applier {
         Ok(())
     }
 
-    /// Keeps dead letters within their bounds: the oldest go.
-    fn write_dead(&mut self, txn: &WriteTransaction, dead: Vec<DeadLetter>, freed: u64) -> Result<(), Error> {
-        let mut letters = txn.open_table(DEAD_LETTERS)?;
-        self.dead_bytes = self.dead_bytes.saturating_sub(freed);
-        for letter in dead {
-            let bytes = codec::encode(&letter);
-            self.dead_bytes += weight(&bytes);
-            self.count_kept(weight(&bytes));
-            letters.insert(letter.id.as_u128(), bytes.as_slice())?;
-        }
-        while letters.len()? > self.dead_letters_max || self.dead_bytes > self.dead_letters_bytes_max {
-            let Some((_, bytes)) = letters.pop_first()? else { break };
-            self.dead_bytes = self.dead_bytes.saturating_sub(weight(bytes.value()));
-            self.shared.load.dead_letters_dropped.fetch_add(1, Relaxed);
-        }
-        txn.open_table(META)?.insert(META_DEAD_BYTES, self.dead_bytes.to_le_bytes().as_slice())?;
-        self.shared.load.dead_letters.store(letters.len()?, Relaxed);
-        self.shared.load.dead_letters_bytes.store(self.dead_bytes, Relaxed);
-        Ok(())
-    }
-
     fn count_enqueued(&mut self, rows: &[Arc<Row>]) {
         for row in rows {
             let weight = weight(&codec::encode(row.as_ref()));
@@ -357,6 +342,11 @@ impl Applier {
         if flush || (durable && nothing_waits) {
             self.waiting_since = None;
         }
+        load.dead_letters.store(self.letters.rows, Relaxed);
+        load.dead_letters_bytes.store(self.letters.bytes, Relaxed);
+        load.dead_letters_dropped.store(self.letters.dropped, Relaxed);
+        load.dead_letters_alert.store(self.letters.alert(), Relaxed);
+        load.versions_bytes.store(self.sources.bytes, Relaxed);
         load.outbox_rows.store(self.outbox_rows, Relaxed);
         load.outbox_bytes.store(self.outbox_bytes, Relaxed);
         load.log_bytes.store(self.tail.stored_bytes(), Relaxed);
@@ -397,6 +387,8 @@ struct Made {
     enqueued: Vec<Arc<Row>>,
     wrote: bool,
     dead_freed: u64,
+    /// Bytes of sources, written and removed.
+    sources: (u64, u64),
 }
 
 fn weight(bytes: &[u8]) -> u64 {

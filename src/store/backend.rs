@@ -32,8 +32,6 @@ pub struct CardMeter {
     pub writes: AtomicU64,
     /// Bytes written.
     pub bytes_written: AtomicU64,
-    /// Length of the file.
-    pub file_bytes: AtomicU64,
 }
 
 /// A file on the card.
@@ -57,7 +55,6 @@ impl Card {
         sync_delay: Duration,
     ) -> Result<Card, redb::DatabaseError> {
         let raw = file.try_clone().map_err(redb::StorageError::from)?;
-        meter.file_bytes.store(raw.metadata().map_err(redb::StorageError::from)?.len(), Relaxed);
         Ok(Card { file: FileBackend::new(file)?, raw, meter, space, sync_delay })
     }
 
@@ -98,7 +95,6 @@ impl StorageBackend for Card {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let before = self.file.len()?;
         self.with_reserve(|| self.file.set_len(len))?;
-        self.meter.file_bytes.store(len, Relaxed);
         if len > before { self.allocate(before, len) } else { Ok(()) }
     }
 

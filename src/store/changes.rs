@@ -111,6 +111,10 @@ pub struct Changes<'a> {
     pub(crate) dead_bytes_freed: u64,
     /// Bytes that it was asked to keep, but for those rows.
     pub(crate) kept_bytes: Cell<u64>,
+    /// Bytes of sources that it wrote.
+    pub(crate) source_bytes_added: u64,
+    /// Bytes of sources that it removed.
+    pub(crate) source_bytes_freed: u64,
     /// Why nothing may be added, if so.
     full: Option<Full>,
     /// Changes that were refused for it.
@@ -133,6 +137,8 @@ impl<'a> Changes<'a> {
             enqueued: Vec::new(),
             dead_bytes_freed: 0,
             kept_bytes: Cell::new(0),
+            source_bytes_added: 0,
+            source_bytes_freed: 0,
             full,
             refused_full: 0,
         }
@@ -280,7 +286,12 @@ impl<'a> Changes<'a> {
     pub fn delete_script(&mut self, id: Uuid) -> Changed<()> {
         found(&self.catalog.scripts, "script", id)?;
         let span = (id.as_u128(), 0)..=(id.as_u128(), u32::MAX);
-        self.txn.open_table(VERSIONS)?.retain_in(span, |_, _| false)?;
+        let mut freed = 0;
+        self.txn.open_table(VERSIONS)?.retain_in(span, |_, bytes| {
+            freed += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            false
+        })?;
+        self.source_bytes_freed += freed;
         remove(self.txn, SCRIPTS, &mut self.catalog.scripts, id)
     }
 
@@ -303,7 +314,7 @@ impl<'a> Changes<'a> {
     }
 
     fn put_version(
-        &self,
+        &mut self,
         script: Uuid,
         version: u32,
         source: ScriptSource,
@@ -312,18 +323,22 @@ impl<'a> Changes<'a> {
         let bytes = codec::encode(&Version { version, source, created_at });
         self.txn.open_table(VERSIONS)?.insert((script.as_u128(), version), bytes.as_slice())?;
         self.kept_bytes.set(self.kept_bytes.get() + u64::try_from(bytes.len()).unwrap_or(0));
+        self.source_bytes_added += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(())
     }
 
-    fn prune_versions(&self, script: Uuid, active: u32) -> Changed<()> {
+    fn prune_versions(&mut self, script: Uuid, active: u32) -> Changed<()> {
         let mut table = self.txn.open_table(VERSIONS)?;
         let span = (script.as_u128(), 0)..=(script.as_u128(), u32::MAX);
         let mut surplus = table.range(span.clone())?.count().saturating_sub(VERSIONS_MAX);
-        table.retain_in(span, |(_, version), _| {
+        let mut freed = 0;
+        table.retain_in(span, |(_, version), bytes| {
             let goes = surplus > 0 && version != active;
             surplus -= usize::from(goes);
+            freed += if goes { u64::try_from(bytes.len()).unwrap_or(u64::MAX) } else { 0 };
             !goes
         })?;
+        self.source_bytes_freed += freed;
         Ok(())
     }
 

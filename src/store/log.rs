@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use redb::{ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use super::ages;
 use super::budget::Budget;
 use super::codec::{self, Stored};
 use super::tables::{LOG, LOG_INDEX};
@@ -193,7 +194,7 @@ impl LogTail {
         let bytes_max = budget.log_bytes(self.bytes_max);
         let bytes_max = self.held_at.map_or(bytes_max, |held| held.min(bytes_max));
         while let Some((number, head)) = self.stored.front().copied() {
-            let too_old = now.0.saturating_sub(head.finished_max.0) > self.age_max_ms;
+            let too_old = ages::is_over(head.finished_max, self.age_max_ms, now);
             if self.stored_bytes <= bytes_max && !too_old {
                 break;
             }

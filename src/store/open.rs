@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redb::{
-    Database, ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition, WriteTransaction,
-};
+use redb::{Database, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
+use super::Error;
 use super::backend::{Card, CardMeter};
 use super::budget::Budget;
 use super::catalog::Catalog;
@@ -18,14 +17,14 @@ use super::codec::{self, Stored};
 use super::compact;
 use super::log::LogTail;
 use super::migrate::{self, SCHEMA, STEPS};
+use super::retention::{DeadLetters, Sources};
 use super::space::{Bounds, Space};
 use super::tables::{
-    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, META_DEAD_BYTES, OUTBOX, ROUTES, SCRIPTS,
-    TableKey, TableVisitor,
+    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, OUTBOX, ROUTES, SCRIPTS, TableKey,
+    TableVisitor,
 };
 use super::wear::{self, Wear};
-use super::{Error, writer::Recovered};
-use crate::model::Row;
+use crate::model::{Row, UnixMs};
 
 /// Bounds of the store.
 #[derive(Clone, Debug)]
@@ -52,6 +51,14 @@ pub struct Settings {
     pub dead_letters_max: u64,
     /// Bytes of dead letters kept; over it the oldest goes.
     pub dead_letters_bytes_max: u64,
+    /// Age up to which dead letters are kept.
+    pub dead_letters_age_max: Duration,
+    /// From so many dead letters on somebody should look; 0: never.
+    pub dead_letters_alert_at: u64,
+    /// Bytes of all versions of all scripts; over it the oldest that is not active goes.
+    pub versions_bytes_max: u64,
+    /// Age up to which versions that are not active are kept.
+    pub versions_age_max: Duration,
     /// How much of the card must stay free.
     pub space: Bounds,
 }
@@ -63,6 +70,23 @@ impl Settings {
     }
 }
 
+/// A row that an earlier process left.
+#[derive(Clone, Copy, Debug)]
+pub struct Recovered {
+    /// Which.
+    pub execution_id: Uuid,
+    /// When it may run.
+    pub due_at: UnixMs,
+    /// The longest that it may still have to wait, whatever the clock says.
+    pub wait_max: Duration,
+    /// Whether that process may have begun it.
+    pub began: bool,
+    /// How often a process died while it ran.
+    pub crashes: u16,
+    /// Whether a caller waited for it.
+    pub sync: bool,
+}
+
 /// What opening found.
 pub(crate) struct Opened {
     pub(crate) db: Database,
@@ -70,8 +94,8 @@ pub(crate) struct Opened {
     pub(crate) tail: LogTail,
     pub(crate) recovered: Vec<Recovered>,
     pub(crate) outbox_bytes: u64,
-    pub(crate) dead_letters: u64,
-    pub(crate) dead_letters_bytes: u64,
+    pub(crate) letters: DeadLetters,
+    pub(crate) sources: Sources,
     pub(crate) latest_id: Uuid,
     pub(crate) wear: Wear,
     pub(crate) meter: Arc<CardMeter>,
@@ -158,13 +182,8 @@ pub(crate) fn open_on(
     let (recovered, outbox_bytes) = recover_outbox(&txn)?;
     let catalog = read_catalog(&txn)?;
     let tail = LogTail::open(&txn, settings)?;
-    let dead_letters = txn.open_table(DEAD_LETTERS)?.len()?;
-    let dead_letters_bytes = match txn.open_table(META)?.get(META_DEAD_BYTES)? {
-        None => 0,
-        Some(bytes) => <[u8; 8]>::try_from(bytes.value()).map(u64::from_le_bytes).map_err(|_| {
-            Error::Damaged { what: "weight of the dead letters", why: "it is not eight bytes".into() }
-        })?,
-    };
+    let letters = DeadLetters::open(&txn, settings)?;
+    let sources = Sources::open(&txn, settings)?;
     let latest_id = latest_id(&txn, &catalog, &tail)?;
     let wear = wear::read(&txn)?;
     txn.commit()?;
@@ -174,8 +193,8 @@ pub(crate) fn open_on(
         tail,
         recovered,
         outbox_bytes,
-        dead_letters,
-        dead_letters_bytes,
+        letters,
+        sources,
         latest_id,
         wear,
         space: Arc::new(Space::boundless()),

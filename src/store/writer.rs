@@ -6,7 +6,8 @@
 //! What a row's end changes and its log record always go down together.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -15,19 +16,21 @@ use arc_swap::ArcSwap;
 use redb::Database;
 use uuid::Uuid;
 
+use super::ages::Ages;
 use super::apply::{Applier, Ask};
 use super::backend::CardMeter;
-use super::budget::{Budget, BudgetView};
+use super::budget::Budget;
 use super::catalog::Catalog;
 use super::changes::Changes;
 use super::compact::Compaction;
+use super::load::Load;
 use super::log::EncodedRecord;
-use super::open::{self, Settings};
+use super::open::{self, Recovered, Settings};
 use super::pace::Pace;
 use super::read::Snapshot;
 use super::space::Space;
 use super::wear::Odometer;
-use super::{ChangeError, Error, Ids};
+use super::{ChangeError, Error, Ids, retention};
 use crate::model::{DeadLetter, Row, UnixMs};
 
 /// Called once, after the commit that kept the promise, or with the reason why there will be none.
@@ -69,23 +72,6 @@ pub(crate) enum Command {
     Probe(Reply),
 }
 
-/// A row that an earlier process left.
-#[derive(Clone, Copy, Debug)]
-pub struct Recovered {
-    /// Which.
-    pub execution_id: Uuid,
-    /// When it may run.
-    pub due_at: UnixMs,
-    /// The longest that it may still have to wait, whatever the clock says.
-    pub wait_max: Duration,
-    /// Whether that process may have begun it.
-    pub began: bool,
-    /// How often a process died while it ran.
-    pub crashes: u16,
-    /// Whether a caller waited for it.
-    pub sync: bool,
-}
-
 /// Called with each new set-up.
 pub type CatalogHook = Box<dyn Fn(&Arc<Catalog>) + Send>;
 
@@ -97,35 +83,6 @@ pub struct Hooks {
     pub enqueued: Box<dyn Fn(Vec<Arc<Row>>) + Send>,
     /// Once, when the card failed: nothing will be accepted any more.
     pub broken: Box<dyn Fn(&Error) + Send>,
-}
-
-/// Counters of the store, for metrics.
-#[derive(Debug, Default)]
-pub struct Load {
-    /// How often the file was made small again.
-    pub compactions: AtomicU64,
-    /// Transactions committed.
-    pub commits: AtomicU64,
-    /// Those that ended in an fsync.
-    pub durable_commits: AtomicU64,
-    /// Commands taken.
-    pub commands: AtomicU64,
-    /// Rows in the outbox table.
-    pub outbox_rows: AtomicU64,
-    /// Bytes of them.
-    pub outbox_bytes: AtomicU64,
-    /// Bytes of the execution log on the card.
-    pub log_bytes: AtomicU64,
-    /// Dead letters kept.
-    pub dead_letters: AtomicU64,
-    /// Bytes of them.
-    pub dead_letters_bytes: AtomicU64,
-    /// Dead letters dropped because there were too many.
-    pub dead_letters_dropped: AtomicU64,
-    /// Rows and changes refused because the card was full.
-    pub storage_full_refusals: AtomicU64,
-    /// Bytes that the store was asked to keep, before compression.
-    pub logical_bytes: AtomicU64,
 }
 
 /// A handle on the store, cheap to clone.
@@ -145,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) space: Arc<Space>,
     pub(crate) odometer: Odometer,
     pub(crate) budget: Budget,
+    pub(crate) path: PathBuf,
     broken: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -190,8 +148,9 @@ impl Store {
         let load = Load::default();
         load.outbox_rows.store(u64::try_from(opened.recovered.len()).unwrap_or(u64::MAX), Relaxed);
         load.outbox_bytes.store(opened.outbox_bytes, Relaxed);
-        load.dead_letters.store(opened.dead_letters, Relaxed);
-        load.dead_letters_bytes.store(opened.dead_letters_bytes, Relaxed);
+        load.dead_letters.store(opened.letters.rows, Relaxed);
+        load.dead_letters_bytes.store(opened.letters.bytes, Relaxed);
+        load.versions_bytes.store(opened.sources.bytes, Relaxed);
         load.log_bytes.store(opened.tail.stored_bytes(), Relaxed);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -204,13 +163,23 @@ impl Store {
             space: opened.space,
             odometer: Odometer::after(opened.wear, Instant::now()),
             budget: settings.budget(Instant::now()),
+            path: settings.path.clone(),
             broken: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
-        let applier = Applier::new(shared.clone(), opened.catalog, opened.tail, settings)?;
+        let applier = Applier::new(
+            shared.clone(),
+            opened.catalog,
+            opened.tail,
+            opened.letters,
+            opened.sources,
+            settings,
+        );
         let store = Store { shared };
         let compaction = Compaction::new(settings.path.clone(), opened.cards);
-        let startable = Startable { store: store.clone(), db, applier, compaction };
+        let latest = (!opened.latest_id.is_nil()).then(|| retention::stamp(opened.latest_id));
+        let ages = Ages::from(latest, UnixMs::now());
+        let startable = Startable { store: store.clone(), db, applier, compaction, ages };
         Ok((store, opened.recovered, startable))
     }
 
@@ -323,12 +292,6 @@ impl Store {
         &self.shared.meter
     }
 
-    /// How the write budget stands now.
-    pub fn budget(&self) -> BudgetView {
-        self.shared.budget.spend(self.shared.meter.bytes_written.load(Relaxed), Instant::now());
-        self.shared.budget.view()
-    }
-
     /// The room on the card.
     pub fn space(&self) -> &Space {
         &self.shared.space
@@ -385,6 +348,7 @@ pub struct Startable {
     pub(crate) db: Arc<Database>,
     pub(crate) applier: Applier,
     compaction: Compaction,
+    ages: Ages,
 }
 
 impl Startable {
@@ -399,6 +363,8 @@ impl Startable {
             hooks,
             pace: Pace::default(),
             compaction: self.compaction,
+            ages: self.ages,
+            started_at: Instant::now(),
         };
         let thread = thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
@@ -454,6 +420,8 @@ struct Writer {
     hooks: Hooks,
     pace: Pace,
     compaction: Compaction,
+    ages: Ages,
+    started_at: Instant,
 }
 
 impl Writer {
@@ -487,8 +455,8 @@ impl Writer {
         if idle {
             let store = Store { shared: self.shared.clone() };
             let load = &self.shared.load;
-            let live =
-                [&load.outbox_bytes, &load.log_bytes, &load.dead_letters_bytes].map(|b| b.load(Relaxed));
+            let live = [&load.outbox_bytes, &load.log_bytes, &load.dead_letters_bytes, &load.versions_bytes]
+                .map(|bytes| bytes.load(Relaxed));
             // The thread only wakes the writer; what it made is with the compaction.
             self.compaction.consider(&self.db, live.iter().sum(), move || store.probe(|_| ()));
         }
@@ -569,8 +537,9 @@ impl Writer {
         self.shared.load.commands.fetch_add(u64::try_from(commands.len()).unwrap_or(0), Relaxed);
         let promises = commands.iter().filter(|command| command.is_promise()).count();
         let began = Instant::now();
+        let now = self.ages.now(UnixMs::now(), self.started_at.elapsed());
         let applied = catch_unwind(AssertUnwindSafe(|| {
-            self.applier.apply(&self.db, commands, Ask { flush, checkpoint, now: UnixMs::now() }, &self.hooks)
+            self.applier.apply(&self.db, commands, Ask { flush, checkpoint, now }, &self.hooks)
         }));
         self.shared.budget.spend(self.shared.meter.bytes_written.load(Relaxed), Instant::now());
         if promises > 0 {

@@ -158,6 +158,10 @@ fn settings(dir: &Path) -> store::Settings {
         log_age_max: Duration::from_secs(30 * 24 * 3600),
         dead_letters_max: 10_000,
         dead_letters_bytes_max: 64 * 1024 * 1024,
+        dead_letters_age_max: Duration::MAX,
+        dead_letters_alert_at: 0,
+        versions_bytes_max: u64::MAX,
+        versions_age_max: Duration::MAX,
         space: store::Bounds::default(),
     }
 }

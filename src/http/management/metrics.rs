@@ -112,6 +112,16 @@ impl Office {
             "Dead letters dropped for want of room.",
             &load.dead_letters_dropped,
         );
+        text.gauge(
+            "dead_letters_alert",
+            "1 if there are as many dead letters as dead_letters.alert_at.",
+            u64::from(load.dead_letters_alert.load(Relaxed)),
+        );
+        text.gauge(
+            "versions_bytes",
+            "Bytes of all versions of all scripts.",
+            load.versions_bytes.load(Relaxed),
+        );
         text.gauge("execution_log_bytes", "Bytes of the execution log.", load.log_bytes.load(Relaxed));
         let (space, now) = (self.store.space(), Instant::now());
         text.gauge("storage_free_bytes", "Bytes free on the card.", space.free_bytes(now));
@@ -134,7 +144,9 @@ impl Office {
             "Bytes that the store was asked to keep, before compression.",
             &load.logical_bytes,
         );
-        text.gauge("store_file_bytes", "Length of the file.", card.file_bytes.load(Relaxed));
+        if let Some(bytes) = self.store.file_bytes() {
+            text.gauge("store_file_bytes", "Length of the file.", bytes);
+        }
         self.wear(text);
     }
 
