@@ -11,12 +11,13 @@ use super::Error;
 use super::catalog::Catalog;
 use super::changes::Changes;
 use super::codec;
+use super::handle::{Hooks, Shared};
 use super::log::LogTail;
 use super::open::Settings;
+use super::queue::{Change, Command, End, Reply};
 use super::retention::{DeadLetters, Sources};
 use super::space::Space;
 use super::tables::{META, META_CLAIMED, OUTBOX};
-use super::writer::{Change, Command, End, Hooks, Reply, Shared};
 use crate::model::{DeadLetter, Row, UnixMs};
 
 /// A durable commit takes the gathered log along from this size on; a smaller rest waits for the flush.
@@ -206,8 +207,9 @@ impl Applier {
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable, ask.now)?;
         if dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now)) {
-            let added = self.letters.write(&txn, std::mem::take(&mut batch.dead), dead_freed, ask.now)?;
-            self.count_kept(added);
+            let kept_bytes =
+                self.letters.write(&txn, std::mem::take(&mut batch.dead), dead_freed, ask.now)?;
+            self.count_kept(kept_bytes);
         }
         if sources != (0, 0) || (checkpoint && self.sources.wants_look(ask.now)) {
             self.sources.write(&txn, &catalog, sources, ask.now)?;

@@ -109,12 +109,12 @@ pub struct Changes<'a> {
     pub(crate) enqueued: Vec<Arc<Row>>,
     /// Bytes of dead letters that it removed.
     pub(crate) dead_bytes_freed: u64,
-    /// Bytes that it was asked to keep, but for those rows.
-    pub(crate) kept_bytes: Cell<u64>,
     /// Bytes of sources that it wrote.
     pub(crate) source_bytes_added: u64,
     /// Bytes of sources that it removed.
     pub(crate) source_bytes_freed: u64,
+    /// Bytes that it was asked to keep, but for those rows.
+    pub(crate) kept_bytes: Cell<u64>,
     /// Why nothing may be added, if so.
     full: Option<Full>,
     /// Changes that were refused for it.
@@ -136,9 +136,9 @@ impl<'a> Changes<'a> {
             ids,
             enqueued: Vec::new(),
             dead_bytes_freed: 0,
-            kept_bytes: Cell::new(0),
             source_bytes_added: 0,
             source_bytes_freed: 0,
+            kept_bytes: Cell::new(0),
             full,
             refused_full: 0,
         }
@@ -322,8 +322,8 @@ impl<'a> Changes<'a> {
     ) -> Changed<()> {
         let bytes = codec::encode(&Version { version, source, created_at });
         self.txn.open_table(VERSIONS)?.insert((script.as_u128(), version), bytes.as_slice())?;
+        self.source_bytes_added += u64::try_from(bytes.len()).unwrap_or(0);
         self.kept_bytes.set(self.kept_bytes.get() + u64::try_from(bytes.len()).unwrap_or(0));
-        self.source_bytes_added += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(())
     }
 

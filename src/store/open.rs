@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use redb::{Database, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
-use super::Error;
 use super::backend::{Card, CardMeter};
 use super::budget::Budget;
 use super::catalog::Catalog;
@@ -24,7 +23,8 @@ use super::tables::{
     TableVisitor,
 };
 use super::wear::{self, Wear};
-use crate::model::{Row, UnixMs};
+use super::{Error, Recovered};
+use crate::model::Row;
 
 /// Bounds of the store.
 #[derive(Clone, Debug)]
@@ -68,23 +68,6 @@ impl Settings {
     pub(crate) fn budget(&self, now: Instant) -> Budget {
         Budget::new(self.write_budget_bytes_per_day, self.flush_interval, now)
     }
-}
-
-/// A row that an earlier process left.
-#[derive(Clone, Copy, Debug)]
-pub struct Recovered {
-    /// Which.
-    pub execution_id: Uuid,
-    /// When it may run.
-    pub due_at: UnixMs,
-    /// The longest that it may still have to wait, whatever the clock says.
-    pub wait_max: Duration,
-    /// Whether that process may have begun it.
-    pub began: bool,
-    /// How often a process died while it ran.
-    pub crashes: u16,
-    /// Whether a caller waited for it.
-    pub sync: bool,
 }
 
 /// What opening found.

@@ -75,8 +75,8 @@ impl DeadLetters {
         self.rows > 0 && is_due(self.looked_at, now, LOOK_EVERY_MS)
     }
 
-    /// Writes new letters, and drops the oldest that are over the bounds. `freed` bytes went by other hands. Gives
-    /// the bytes of the new ones.
+    /// Writes new letters, and drops the oldest that are over the bounds. `freed` bytes went by other hands.
+    /// Gives the bytes of the new ones.
     pub(crate) fn write(
         &mut self,
         txn: &WriteTransaction,

@@ -6,7 +6,6 @@
 //! totals, which are therefore a little low. Time is time of operation, by the monotonic clock: a device without
 //! a clock of its own has no better one, and a card that is off does not wear.
 
-use std::fs;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,11 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::backend::CardMeter;
-use super::budget::BudgetView;
 use super::codec::{self, Stored};
-use super::load::Load;
 use super::tables::{META, META_WEAR};
-use super::writer::Store;
+use super::{Load, Store};
 use crate::model::UnixMs;
 
 /// The rate is that of so many seconds of operation.
@@ -189,17 +186,6 @@ impl Store {
     /// What the card has taken in all the time that the file is in use.
     pub fn wear(&self) -> Wear {
         self.shared.odometer.read(&self.shared.meter, &self.shared.load, Instant::now())
-    }
-
-    /// How the write budget stands now.
-    pub fn budget(&self) -> BudgetView {
-        self.shared.budget.spend(self.shared.meter.bytes_written.load(Relaxed), Instant::now());
-        self.shared.budget.view()
-    }
-
-    /// Length of the file, if it can be told.
-    pub fn file_bytes(&self) -> Option<u64> {
-        fs::metadata(&self.shared.path).map(|file| file.len()).ok()
     }
 }
 

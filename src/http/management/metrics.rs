@@ -144,9 +144,7 @@ impl Office {
             "Bytes that the store was asked to keep, before compression.",
             &load.logical_bytes,
         );
-        if let Some(bytes) = self.store.file_bytes() {
-            text.gauge("store_file_bytes", "Length of the file.", bytes);
-        }
+        text.gauge("store_file_bytes", "Length of the file.", self.store.file_bytes());
         self.wear(text);
     }
 
