@@ -84,7 +84,7 @@ pub(super) enum Command {
     },
     /// Work that was accepted and has not ended
     Outbox(outbox::Args),
-    /// Whether the device is well
+    /// Whether the device is well, and how long its card lasts
     Status,
     /// Print a completion script for a shell
     Completions {

@@ -30,5 +30,6 @@ mod sse;
 mod status;
 #[cfg(test)]
 mod tests;
+mod units;
 
 pub use self::run::run;

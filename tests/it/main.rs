@@ -36,3 +36,4 @@ mod status;
 mod system;
 mod tidy;
 mod tour;
+mod wear;
