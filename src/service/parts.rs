@@ -1,17 +1,16 @@
 //! From the configuration to what each room takes. The rooms do not know the configuration.
 
+use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use crate::config::{self, Config};
+use crate::store::backup;
 use crate::{dispatch, http, script, store};
-
-/// The file's name in the data directory.
-const STORE_FILE: &str = "picloud.redb";
 
 pub(super) fn store(config: &Config) -> store::Settings {
     store::Settings {
-        path: config.server.data_dir.join(STORE_FILE),
+        path: premises(config).store(),
         cache_bytes: config.store.cache_bytes,
         flush_interval: Duration::from_millis(config.store.flush_interval_ms),
         outbox_rows_max: config.outbox.rows_max,
@@ -20,6 +19,22 @@ pub(super) fn store(config: &Config) -> store::Settings {
         log_age_max: Duration::from_secs(u64::from(config.executions.age_max_days) * 24 * 3600),
         dead_letters_max: config.dead_letters.rows_max,
         dead_letters_bytes_max: config.dead_letters.bytes_max,
+    }
+}
+
+pub(super) fn premises(config: &Config) -> backup::Premises {
+    backup::Premises::new(&config.server.data_dir)
+}
+
+pub(super) fn backups(config: &Config) -> backup::Settings {
+    let (backups, data_dir) = (&config.backups, &config.server.data_dir);
+    let given = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+    backup::Settings {
+        directory: given(&backups.directory).unwrap_or_else(|| data_dir.join("backups")),
+        data_dir: data_dir.clone(),
+        keep: backups.keep,
+        bytes_max: backups.bytes_max,
+        copy_to: given(&backups.copy_to),
     }
 }
 

@@ -38,6 +38,11 @@ impl Card {
     pub fn new(file: File, meter: Arc<CardMeter>) -> Result<Card, redb::DatabaseError> {
         Ok(Card { file: FileBackend::new(file)?, meter })
     }
+
+    /// Whether no process has the file open. Where that cannot be told, it is.
+    pub(crate) fn is_free(&self) -> bool {
+        self.file.try_lock_range(Bound::Unbounded, Bound::Unbounded).unwrap_or(true)
+    }
 }
 
 impl StorageBackend for Card {

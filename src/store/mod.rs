@@ -10,6 +10,7 @@
 
 mod apply;
 mod backend;
+pub mod backup;
 mod catalog;
 mod changes;
 mod codec;

@@ -83,8 +83,7 @@ pub(crate) fn open_on(
     let mut txn = db.begin_write()?;
     // The first commit after a start leaves a file that the next start opens without a repair.
     txn.set_quick_repair(true);
-    check_schema(&txn, &settings.path)?;
-    make_tables(&txn)?;
+    bring_up(&txn, &settings.path)?;
     let (recovered, outbox_bytes) = recover_outbox(&txn)?;
     let catalog = read_catalog(&txn)?;
     let tail = LogTail::open(&txn, settings)?;
@@ -97,6 +96,12 @@ pub(crate) fn open_on(
     };
     txn.commit()?;
     Ok(Opened { db, catalog, tail, recovered, outbox_bytes, dead_letters, dead_letters_bytes, meter })
+}
+
+/// Makes the tables of a file be those of this program.
+pub(crate) fn bring_up(txn: &WriteTransaction, path: &Path) -> Result<(), Error> {
+    check_schema(txn, path)?;
+    make_tables(txn)
 }
 
 /// The store holds what only its owner may read.

@@ -101,6 +101,8 @@ pub struct Load {
     pub durable_commits: AtomicU64,
     /// Commands taken.
     pub commands: AtomicU64,
+    /// Those that changed something.
+    pub changes: AtomicU64,
     /// Rows in the outbox table.
     pub outbox_rows: AtomicU64,
     /// Bytes of them.
@@ -408,7 +410,9 @@ impl Writer {
         loop {
             let closing = self.take(&mut commands, last_active);
             // Who only looks does not put the checkpoint off.
-            let idle = commands.iter().all(Command::asks_only);
+            let changes = commands.iter().filter(|command| !command.asks_only()).count();
+            let idle = changes == 0;
+            self.shared.load.changes.fetch_add(u64::try_from(changes).unwrap_or(0), Relaxed);
             if !idle {
                 last_active = Instant::now();
             }
