@@ -59,9 +59,9 @@ impl Closing {
     }
 }
 
-/// A bound socket.
+/// A bound socket. While nobody runs it, those who come wait in the kernel.
 pub struct Listener {
-    socket: TcpListener,
+    socket: std::net::TcpListener,
     address: SocketAddr,
 }
 
@@ -99,7 +99,12 @@ impl Listener {
     pub async fn bind(address: SocketAddr) -> io::Result<Listener> {
         let socket = TcpListener::bind(address).await?;
         let address = socket.local_addr()?;
-        Ok(Listener { socket, address })
+        Ok(Listener { socket: socket.into_std()?, address })
+    }
+
+    /// Another handle on the same socket: it stays bound when one of them is gone.
+    pub fn try_clone(&self) -> io::Result<Listener> {
+        Ok(Listener { socket: self.socket.try_clone()?, address: self.address })
     }
 
     /// What it is bound to; the port is known now.
@@ -110,6 +115,11 @@ impl Listener {
     /// Accepts until the guests are asked to leave. Never fails: what cannot be accepted now is tried again.
     pub async fn run(self, server: Server, guests: Guests, limits: Limits) {
         let mut leaving = guests.closing();
+        let socket = match TcpListener::from_std(self.socket) {
+            Ok(socket) => socket,
+            // Only an event loop without room for one more descriptor refuses it.
+            Err(error) => return tracing::error!(%error, address = %self.address, "nobody listens"),
+        };
         let mut protocol = http1::Builder::new();
         protocol
             .timer(TokioTimer::new())
@@ -118,7 +128,7 @@ impl Listener {
             .max_buf_size(limits.header_bytes_max.max(8192));
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&self.socket, &guests) => accepted,
+                accepted = accept(&socket, &guests) => accepted,
                 () = leaving.wait() => return,
             };
             match accepted {

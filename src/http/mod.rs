@@ -13,8 +13,9 @@ mod reply;
 mod router;
 mod server;
 
+pub use auth::hash_secret;
 pub use ingress::Settings as IngressSettings;
 pub use listener::{Guests, Limits, Listener};
-pub use management::{Network, SystemInfo, new_secret};
+pub use management::{Custody, Network, SystemInfo, new_secret};
 pub use router::{Match, RouteTable};
 pub use server::{Routes, Server, Settings};

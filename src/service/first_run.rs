@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use uuid::Uuid;
 
 use super::Error;
-use crate::http::new_secret;
+use crate::http::{hash_secret, new_secret};
 use crate::model::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Route, Sandbox, Script, ScriptSource,
     UnixMs,
@@ -44,6 +44,12 @@ pub(super) fn set_up(store: &Store, data_dir: &Path) -> Result<(), Error> {
     tracing::info!("the store was empty: app \"default\" answers on every host, try /hello/you");
     tracing::info!("the admin key is in {}", path.display());
     Ok(())
+}
+
+/// The hash of the key in the data directory, if there is one.
+pub(super) fn admin_key(data_dir: &Path) -> Option<[u8; 32]> {
+    let text = std::fs::read_to_string(data_dir.join(KEY_FILE)).ok()?;
+    Some(text.trim()).filter(|secret| !secret.is_empty()).map(hash_secret)
 }
 
 fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), ChangeError> {

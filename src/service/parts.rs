@@ -1,9 +1,13 @@
 //! From the configuration to what each room takes. The rooms do not know the configuration.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
+use super::{backups, first_run};
 use crate::config::{self, Config};
 use crate::store::backup;
 use crate::{dispatch, http, script, store};
@@ -26,7 +30,7 @@ pub(super) fn premises(config: &Config) -> backup::Premises {
     backup::Premises::new(&config.server.data_dir)
 }
 
-pub(super) fn backups(config: &Config) -> backup::Settings {
+fn shelf(config: &Config) -> backup::Settings {
     let (backups, data_dir) = (&config.backups, &config.server.data_dir);
     let given = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
     backup::Settings {
@@ -36,6 +40,31 @@ pub(super) fn backups(config: &Config) -> backup::Settings {
         bytes_max: backups.bytes_max,
         copy_to: given(&backups.copy_to),
     }
+}
+
+pub(super) fn custody(
+    config: &Config,
+    trial: backup::Trial,
+    reopen: mpsc::UnboundedSender<()>,
+) -> http::Custody {
+    http::Custody {
+        backups: backup::Backups::new(shelf(config)),
+        premises: premises(config),
+        trial,
+        reopen,
+        admin_key: first_run::admin_key(&config.server.data_dir),
+        upload_bytes_max: config.backups.upload_bytes_max,
+        upload_time_max: Duration::from_secs(config.server.body_timeout_seconds),
+        restoring: Arc::default(),
+    }
+}
+
+pub(super) fn schedule(config: &Config) -> Option<backups::Schedule> {
+    let hours = Some(config.backups.interval_hours).filter(|hours| *hours > 0)?;
+    Some(backups::Schedule {
+        interval: Duration::from_secs(u64::from(hours) * 3600),
+        start_delay: Duration::from_secs(config.backups.start_delay_seconds),
+    })
 }
 
 pub(super) fn executor(config: &Config) -> script::Settings {

@@ -245,6 +245,15 @@ pub(super) fn hash(file: &mut impl Read, count: u64) -> Result<(String, u64), Ba
     Ok((hash, bytes))
 }
 
+/// The SHA-256 of a whole file, in hexadecimal.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sha256(file: &mut (impl Read + Seek)) -> Result<String, BackupError> {
+    file.rewind().map_err(|error| unread(&error))?;
+    hash(file, u64::MAX).map(|(hash, _)| hash)
+}
+
 /// Shows each row of a backup to `visit`, as table, key and value, after its hash was checked. Whatever the bytes,
 /// it neither panics nor holds more than one row; and all of what the manifest says holds when it returns it.
 pub(super) fn unpack(

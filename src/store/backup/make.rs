@@ -17,7 +17,12 @@ use crate::store::{Error, Store};
 ///
 /// # Errors
 /// If the store is closed or broken, or `out` fails. What was written by then is no backup.
-pub fn export<W: Write>(store: &Store, id: Uuid, now: UnixMs, out: W) -> Result<(W, Manifest), ExportError> {
+pub(super) fn export<W: Write>(
+    store: &Store,
+    id: Uuid,
+    now: UnixMs,
+    out: W,
+) -> Result<(W, Manifest), ExportError> {
     let (tell, told) = mpsc::channel();
     // Nobody but us waits for it.
     store.settled(move |settled| drop(tell.send(settled)));

@@ -136,19 +136,15 @@ impl Backups {
         Ok(self.with_copy(kept))
     }
 
-    /// Writes a fresh backup into `out` without touching the card.
+    /// The right to write a fresh backup somewhere else, without touching the card.
     ///
     /// # Errors
-    /// `Busy` while another is exported; what else went wrong is in the inner result.
-    pub fn export(
-        &self,
-        store: &Store,
-        id: Uuid,
-        now: UnixMs,
-        out: impl Write,
-    ) -> Result<Result<Manifest, ExportError>, BackupError> {
-        let _turn = Turn::take(&self.shelf.exporting, "another export")?;
-        Ok(make::export(store, id, now, out).map(|(_, manifest)| manifest))
+    /// `Busy` while another has it.
+    pub fn export(&self) -> Result<Export, BackupError> {
+        if self.shelf.exporting.swap(true, Relaxed) {
+            return Err(BackupError::Busy("another export"));
+        }
+        Ok(Export { shelf: self.shelf.clone() })
     }
 
     /// All backups, newest first. Files that cannot be read as one are passed over.
@@ -235,6 +231,38 @@ impl Backups {
             Copied { path: target.display().to_string(), ok: there, error }
         });
         kept
+    }
+}
+
+/// The right to export, given back when it goes.
+pub struct Export {
+    shelf: Arc<Shelf>,
+}
+
+impl Export {
+    /// What a file of this backup is called.
+    pub fn file_name(&self, id: Uuid, now: UnixMs) -> String {
+        file_name(id, now)
+    }
+
+    /// Writes a backup into `out`. Blocks.
+    ///
+    /// # Errors
+    /// If the store or `out` fails; what was written by then is no backup.
+    pub fn run(
+        &self,
+        store: &Store,
+        id: Uuid,
+        now: UnixMs,
+        out: impl Write,
+    ) -> Result<Manifest, ExportError> {
+        make::export(store, id, now, out).map(|(_, manifest)| manifest)
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        self.shelf.exporting.store(false, Relaxed);
     }
 }
 
