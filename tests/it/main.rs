@@ -9,6 +9,7 @@ mod harness;
 mod http;
 
 mod asynchronous;
+mod backups;
 mod cli;
 mod concurrency;
 mod connections;
@@ -25,6 +26,7 @@ mod ordering;
 mod pages;
 mod requests;
 mod restart;
+mod restores;
 mod schemas;
 mod starting;
 mod status;
