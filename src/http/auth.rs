@@ -40,6 +40,6 @@ impl Auth {
 }
 
 /// The form in which a key's secret is stored.
-pub fn hash_secret(secret: &str) -> [u8; 32] {
+pub(super) fn hash_secret(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }

@@ -13,9 +13,8 @@ mod reply;
 mod router;
 mod server;
 
-pub use auth::hash_secret;
 pub use ingress::Settings as IngressSettings;
 pub use listener::{Guests, Limits, Listener};
-pub use management::{Custody, Network, SystemInfo, new_secret};
+pub use management::{Custody, Network, SystemInfo, key_of, new_secret};
 pub use router::{Match, RouteTable};
 pub use server::{Routes, Server, Settings};

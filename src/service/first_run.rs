@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use uuid::Uuid;
 
 use super::Error;
-use crate::http::{hash_secret, new_secret};
+use crate::http::{key_of, new_secret};
 use crate::model::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Route, Sandbox, Script, ScriptSource,
     UnixMs,
@@ -46,10 +46,11 @@ pub(super) fn set_up(store: &Store, data_dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The hash of the key in the data directory, if there is one.
-pub(super) fn admin_key(data_dir: &Path) -> Option<[u8; 32]> {
+/// The key in the data directory, if there is one, as a store would hold it.
+pub(super) fn key_in_file(data_dir: &Path, now: UnixMs) -> Option<Key> {
     let text = std::fs::read_to_string(data_dir.join(KEY_FILE)).ok()?;
-    Some(text.trim()).filter(|secret| !secret.is_empty()).map(hash_secret)
+    let secret = Some(text.trim()).filter(|secret| !secret.is_empty())?;
+    Some(key_of("admin".parse().ok()?, secret, None, now))
 }
 
 fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), ChangeError> {

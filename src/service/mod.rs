@@ -8,6 +8,7 @@ mod backups;
 mod first_run;
 mod lines;
 mod logging;
+mod offline;
 mod parts;
 mod signals;
 
@@ -27,6 +28,7 @@ use crate::http::{Custody, Guests, Listener, Server, SystemInfo};
 use crate::model::UnixMs;
 use crate::store::backup::{BackupError, Premises, Start, Trial};
 use crate::{dispatch::Dispatch, store};
+pub use offline::{check_backup, restore as restore_offline};
 use signals::Signals;
 
 /// A restored store that was ready for so long has served.

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{backups, first_run};
 use crate::config::{self, Config};
+use crate::model::UnixMs;
 use crate::store::backup;
 use crate::{dispatch, http, script, store};
 
@@ -52,7 +53,7 @@ pub(super) fn custody(
         premises: premises(config),
         trial,
         reopen,
-        admin_key: first_run::admin_key(&config.server.data_dir),
+        admin_key: first_run::key_in_file(&config.server.data_dir, UnixMs::now()).map(|key| key.hash),
         upload_bytes_max: config.backups.upload_bytes_max,
         upload_time_max: Duration::from_secs(config.server.body_timeout_seconds),
         restoring: Arc::default(),

@@ -12,7 +12,7 @@ use std::thread;
 use picloud::store::backup;
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, KEY, Setup, TempDir, id, until};
+use crate::harness::{Daemon, KEY, Setup, TempDir, id, picloud, until};
 
 fn shelf(daemon: &Daemon) -> PathBuf {
     daemon.data_dir().join("backups")
@@ -300,4 +300,37 @@ fn a_full_card_is_said_and_an_export_still_works() {
     assert!(refused.error().contains("not enough space in"), "{refused}");
     assert!(names(&place).is_empty());
     sound(&daemon.api("GET", "/export", Value::Null).body);
+}
+
+#[test]
+fn the_command_line_makes_lists_brings_and_removes_backups() {
+    let daemon = Daemon::start();
+    let dir = TempDir::new();
+    let run = |args: &[&str]| {
+        let ran = picloud(args, &[("PICLOUD_URL", &daemon.url()), ("PICLOUD_API_KEY", KEY)]);
+        assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.out, ran.err);
+        ran.out
+    };
+    assert!(run(&["backup", "ls"]).contains("no backups yet"));
+    let said = run(&["backup"]);
+    let backup = daemon.all("/backups").pop().unwrap();
+    assert!(said.contains(&id(&backup)) && said.contains(backup["file"].as_str().unwrap()), "{said}");
+    assert!(run(&["backup", "ls"]).contains(&id(&backup)));
+    assert_eq!(
+        serde_json::from_str::<Value>(&run(&["backup", "show", &id(&backup), "--json"])).unwrap(),
+        backup
+    );
+    for (name, args) in [("one", &["backup", "download", &id(&backup)][..]), ("two", &["backup", "--to"])] {
+        let file = dir.path().join(name).to_str().unwrap().to_owned();
+        let said = run(&[args, &[&file]].concat());
+        assert!(said.contains(&file) && said.contains("sound"), "{said}");
+        sound(&fs::read(&file).unwrap());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(run(&["restore", "--check", &file]).contains("sound"));
+        // Again, over what is there.
+        run(&[args, &[&file]].concat());
+    }
+    assert_eq!(names(dir.path()), BTreeSet::from(["one".to_owned(), "two".to_owned()]));
+    run(&["backup", "rm", &id(&backup)]);
+    assert!(daemon.all("/backups").is_empty());
 }

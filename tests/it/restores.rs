@@ -7,7 +7,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::backups::{download, make};
-use crate::harness::{Daemon, KEY, Setup, TempDir, until};
+use crate::harness::{Daemon, KEY, Setup, TempDir, picloud, until};
 use crate::http::Answer;
 
 /// Uploads a backup to be restored.
@@ -370,4 +370,90 @@ fn a_backup_of_an_older_schema_restores() {
     assert_eq!(ended(&daemon)["state"], "served");
     assert_eq!(slugs(&daemon), ["boat", "default"]);
     assert_eq!(daemon.all("/dead-letters").len(), 2);
+}
+
+#[test]
+fn a_restored_store_that_dies_before_it_served_is_taken_back() {
+    let cut = Cut::new();
+    cut.write(NEW, &cut.good.clone());
+    cut.journal("restoring");
+    let mut daemon = Setup::default().start_in(cut.dir);
+    // Nobody asked it anything yet. An end in good order is no reason to go back.
+    daemon.stop_and_start_again();
+    assert!(old_store(&daemon).exists());
+    daemon.kill_and_start_again();
+    assert_eq!(
+        (slugs(&daemon), ended_or_none(&daemon)),
+        (vec!["old".into(), "default".into()], "rolled_back".into())
+    );
+    let why = daemon.done("GET", "/restore", Value::Null)["why"].to_string();
+    assert!(why.contains("before the restored store had served"), "{why}");
+}
+
+#[test]
+fn the_command_line_restores() {
+    let daemon = Daemon::start();
+    let dir = TempDir::new();
+    let run = |args: &[&str]| picloud(args, &[("PICLOUD_URL", &daemon.url()), ("PICLOUD_API_KEY", KEY)]);
+    let backup = make(&daemon);
+    let file = dir.path().join("b.picloud.zst").to_str().unwrap().to_owned();
+    assert_eq!(run(&["backup", "--to", &file]).code, 0);
+    for from in [crate::harness::id(&backup), file.clone()] {
+        app(&daemon, "later");
+        let asked = run(&["restore", &from]);
+        assert_eq!((asked.code, slugs(&daemon).len()), (64, 2), "{}", asked.err);
+        assert!(asked.err.contains("--yes"), "{}", asked.err);
+        let ran = run(&["restore", &from, "--yes"]);
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+        assert!(ran.out.contains("served"), "{}", ran.out);
+        assert_eq!(slugs(&daemon), ["default"]);
+    }
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    for args in [&["restore", "--check", &file][..], &["restore", &file, "--yes"]] {
+        let ran = run(args);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.contains("sha256"), "{}", ran.err);
+    }
+    assert_eq!(run(&["restore", "/nowhere", "--yes"]).code, 1);
+    assert_eq!(slugs(&daemon), ["default"]);
+}
+
+#[test]
+fn a_store_that_does_not_open_any_more_is_restored_without_a_daemon() {
+    let mut daemon = Setup::default().without_device_key().start();
+    let data = daemon.data_dir().to_str().unwrap().to_owned();
+    let secret = fs::read_to_string(daemon.data_dir().join("admin.key")).unwrap().trim().to_owned();
+    let env: &[(&str, &str)] = &[("PICLOUD_URL", &daemon.url()), ("PICLOUD_API_KEY", &secret)];
+    let file = daemon.dir().path().join("b.picloud.zst").to_str().unwrap().to_owned();
+    let ran = picloud(&["backup", "--to", &file], env);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let args = ["restore", "--data-dir", &data, &file];
+    let ran = picloud(&args, &[]);
+    assert!(ran.code == 1 && ran.err.contains("in use by another process"), "{}", ran.err);
+    daemon.kill();
+    let store = daemon.data_dir().join("picloud.redb");
+    fs::write(&store, [0x5A; 8192]).unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", &data];
+    assert_eq!(picloud(&serve, &[]).code, 1, "it does not start any more");
+    fs::write(daemon.dir().path().join("bad"), "x").unwrap();
+    let bad = daemon.dir().path().join("bad").to_str().unwrap().to_owned();
+    assert_eq!(picloud(&["restore", "--data-dir", &data, &bad], &[]).code, 1);
+    let ran = picloud(&args, &[]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(picloud(&args, &[]).code, 1, "one restore after the other");
+    daemon.start_again();
+    let apps = daemon.request("GET", "/api/v1/apps").key(&secret).send();
+    assert_eq!((apps.status, apps.json()["items"][0]["slug"].as_str()), (200, Some("default")));
+    assert!(!old_store(&daemon).exists(), "it served");
+
+    let empty = TempDir::new();
+    let data = empty.path().join("data").to_str().unwrap().to_owned();
+    let ran = picloud(&["restore", "--data-dir", &data, &file], &[]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let mut moved = Setup::default().start_in(empty);
+    moved.kill_and_start_again();
+    assert_eq!(slugs(&moved), ["default"]);
+    assert_eq!(moved.request("GET", "/api/v1/apps").key(&secret).send().status, 200);
 }

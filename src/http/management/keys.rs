@@ -61,8 +61,14 @@ pub fn new_secret(
         // Writing to a string does not fail.
         let _ = write!(secret, "{byte:02x}");
     }
-    let (hash, hint) = (hash_secret(&secret), format!("{}…", &secret[..10]));
-    Ok((secret, Key { id: Uuid::now_v7(), name, hash, hint, expires_at, created_at: now, updated_at: now }))
+    let key = key_of(name, &secret, expires_at, now);
+    Ok((secret, key))
+}
+
+/// The key of a secret.
+pub fn key_of(name: Name, secret: &str, expires_at: Option<UnixMs>, now: UnixMs) -> Key {
+    let (hash, hint) = (hash_secret(secret), secret.chars().take(10).chain(['…']).collect());
+    Key { id: Uuid::now_v7(), name, hash, hint, expires_at, created_at: now, updated_at: now }
 }
 
 impl Office {

@@ -37,7 +37,7 @@ use crate::store::{ChangeError, Changes, Error, Snapshot, Store};
 use input::Call;
 pub use system::SystemInfo;
 
-pub use keys::new_secret;
+pub use keys::{key_of, new_secret};
 pub use restores::Custody;
 
 type Outcome = Result<Reply, Refusal>;

@@ -249,7 +249,7 @@ pub(super) fn hash(file: &mut impl Read, count: u64) -> Result<(String, u64), Ba
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn sha256(file: &mut (impl Read + Seek)) -> Result<String, BackupError> {
+pub(super) fn sha256(file: &mut (impl Read + Seek)) -> Result<String, BackupError> {
     file.rewind().map_err(|error| unread(&error))?;
     hash(file, u64::MAX).map(|(hash, _)| hash)
 }

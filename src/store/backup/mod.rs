@@ -13,9 +13,9 @@ mod space;
 mod swap;
 
 pub use build::{Build, check};
-pub use format::{Manifest, sha256};
+pub use format::Manifest;
 pub use make::ExportError;
-pub use shelf::{Backups, Copied, Download, Export, Kept, Settings};
+pub use shelf::{Backups, Copied, Download, Export, Kept, Settings, check_hash_beside};
 pub use space::free_bytes;
 pub use swap::{Premises, Report, Start, State, Trial, keys_to_keep};
 

@@ -80,6 +80,16 @@ pub struct Download {
     pub file: File,
 }
 
+impl Download {
+    /// Refuses it if it is not what was written.
+    ///
+    /// # Errors
+    /// `Unsound`, or `Failed` if it cannot be read.
+    pub fn check_hash(&mut self) -> Result<(), BackupError> {
+        self.kept.sha256.as_deref().map_or(Ok(()), |wanted| check_hash(&mut self.file, wanted))
+    }
+}
+
 /// A handle on the shelf, cheap to clone. Its calls block.
 #[derive(Clone)]
 pub struct Backups {
@@ -364,6 +374,26 @@ fn read(path: &Path) -> Option<Kept> {
     let (manifest, bytes) = (format::manifest(&mut file).ok()?, file.metadata().ok()?.len());
     let sha256 = read_hash(&path.with_file_name(hash_name(name)));
     Some(Kept { manifest, file: name.to_owned(), bytes, sha256, copy: None })
+}
+
+/// Refuses a file that is not the one whose hash stands beside it; without one, any is taken.
+///
+/// # Errors
+/// `Unsound`, or `Failed` if it cannot be read.
+pub fn check_hash_beside(path: &Path, file: &mut File) -> Result<(), BackupError> {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    match read_hash(&path.with_file_name(hash_name(name))) {
+        Some(wanted) => check_hash(file, &wanted),
+        None => Ok(()),
+    }
+}
+
+fn check_hash(file: &mut File, wanted: &str) -> Result<(), BackupError> {
+    if format::sha256(file)? == wanted {
+        return Ok(());
+    }
+    let why = "the file is damaged: its sha256 is not the one that was written beside it";
+    Err(BackupError::Unsound(why.into()))
 }
 
 fn read_hash(path: &Path) -> Option<String> {

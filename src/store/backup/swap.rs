@@ -102,7 +102,8 @@ impl Premises {
         self.data_dir.join("picloud.redb.before-restore")
     }
 
-    fn journal(&self) -> PathBuf {
+    /// What is known of the last restore.
+    pub fn journal(&self) -> PathBuf {
         self.data_dir.join("restore.json")
     }
 
