@@ -15,10 +15,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_io_timeout::TimeoutWriter;
 
 use super::server::Server;
+
+/// Who was let in just before the house closes may still send the request that it came with.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Bounds of connections.
 #[derive(Clone, Debug)]
@@ -184,7 +187,10 @@ impl Guest {
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(write_time_max));
         let (server, peer) = (self.server, self.peer);
+        let asked = Arc::new(Notify::new());
+        let asks = asked.clone();
         let service = service_fn(move |request| {
+            asks.notify_one();
             let server = server.clone();
             async move { Ok::<_, Infallible>(server.serve(request, peer).await) }
         });
@@ -193,8 +199,14 @@ impl Guest {
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = leaving.wait() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+                let first = tokio::time::timeout(FIRST_REQUEST, asked.notified());
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    _ = first => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
             }
         };
         if let Err(error) = ended {

@@ -31,10 +31,8 @@ impl Schedule {
     /// Makes backups until the house closes.
     pub(super) async fn run(self, backups: Backups, store: Store) {
         let shelf = backups.clone();
-        let newest = tokio::task::spawn_blocking(move || {
-            shelf.clean();
-            shelf.list().first().map(|kept| kept.manifest.created_at)
-        });
+        let newest =
+            tokio::task::spawn_blocking(move || shelf.list().first().map(|kept| kept.manifest.created_at));
         let newest = newest.await.unwrap_or_default();
         let mut wait = self.first(newest, UnixMs::now());
         // What is in the newest backup is not known, so the first is always made.

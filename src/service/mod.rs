@@ -12,6 +12,7 @@ mod offline;
 mod parts;
 mod signals;
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -97,6 +98,8 @@ struct Caretaker<'a> {
     device_key: Option<String>,
     listeners: Vec<Listener>,
     premises: Premises,
+    /// The data directory is ours, also between two houses.
+    _lock: File,
     info: Arc<SystemInfo>,
     signals: Option<Signals>,
 }
@@ -128,7 +131,8 @@ impl<'a> Caretaker<'a> {
         // Sockets first: if one cannot be had, nothing has been touched, and early guests wait in the kernel.
         let listeners = bind(&config.server.listen)?;
         let (premises, info) = (parts::premises(config), Arc::new(SystemInfo::new(resident_bytes)));
-        Ok(Caretaker { config, device_key, listeners, premises, info, signals: None })
+        let lock = premises.lock()?;
+        Ok(Caretaker { config, device_key, listeners, premises, _lock: lock, info, signals: None })
     }
 
     /// Opens the house, and again with another store as often as one is restored; until it is to close.
@@ -198,6 +202,8 @@ impl<'a> Caretaker<'a> {
 
 /// What goes on beside the requests.
 fn keep_house(runtime: &Runtime, config: &Config, custody: &Custody, store: &store::Store) {
+    let backups = custody.backups.clone();
+    runtime.spawn_blocking(move || backups.clean());
     if let Some(schedule) = parts::schedule(config) {
         runtime.spawn(schedule.run(custody.backups.clone(), store.clone()));
     }

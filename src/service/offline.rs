@@ -38,6 +38,7 @@ fn stage(config: &Config, file: &Path) -> Result<Value, BackupError> {
     backup::check_hash_beside(file, &mut backup)?;
     let (premises, data_dir) = (parts::premises(config), &config.server.data_dir);
     fs::create_dir_all(data_dir).map_err(failed)?;
+    let _lock = premises.lock()?;
     premises.check_unused()?;
     if [State::Restoring, State::Trial].contains(&premises.report().state) {
         let why = "an earlier restore waits for the next start of PiCloud; start it first";
@@ -49,7 +50,9 @@ fn stage(config: &Config, file: &Path) -> Result<Value, BackupError> {
     let manifest = Build { target: &target, keys }.run(&mut backup)?;
     give_to_owner(&target, data_dir).map_err(failed)?;
     let report = premises.begin(manifest.id, manifest.created_at, UnixMs::now())?;
-    give_to_owner(&premises.journal(), data_dir).map_err(failed)?;
+    for file in [premises.journal(), premises.lock_file()] {
+        give_to_owner(&file, data_dir).map_err(failed)?;
+    }
     serde_json::to_value(report).map_err(|error| BackupError::Failed(error.to_string()))
 }
 

@@ -40,6 +40,13 @@ pub(crate) fn download(daemon: &Daemon, backup: &Value) -> Vec<u8> {
     answer.body
 }
 
+/// A JSON string that compresses to so many bytes, and not further.
+fn noise(count: usize) -> String {
+    let mut bytes = vec![0; count];
+    File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    format!("\"{}\"", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
 /// Whether this is a backup, as far as can be told without a store; its manifest.
 #[track_caller]
 fn sound(bytes: &[u8]) -> backup::Manifest {
@@ -139,15 +146,9 @@ fn as_many_stay_as_are_wanted() {
 #[test]
 fn bytes_are_bounded_but_the_newest_stays() {
     let daemon = Setup::default().set("backups.bytes_max", 1024 * 1024).start();
-    // What does not compress: a body of random digits in a record.
-    let noise = || {
-        let mut bytes = vec![0; 450_000];
-        File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
     daemon.serve_async("/dies", "fail(\"for good\")");
     for _ in 0..3 {
-        daemon.ended(&daemon.accepted("/dies", &format!("\"{}\"", noise())));
+        daemon.ended(&daemon.accepted("/dies", &noise(450_000)));
     }
     make(&daemon);
     let last = make(&daemon);
@@ -157,12 +158,19 @@ fn bytes_are_bounded_but_the_newest_stays() {
 
 #[test]
 fn what_an_interrupted_backup_left_goes() {
-    let daemon = Daemon::start();
+    let mut daemon = Daemon::start();
     make(&daemon);
     let whole = names(&shelf(&daemon));
-    for name in ["picloud-20260101T000000Z-00000000.picloud.zst.partial", "picloud-1.picloud.zst.sha256"] {
-        fs::write(shelf(&daemon).join(name), "x").unwrap();
-    }
+    let leave = |daemon: &Daemon| {
+        for name in ["picloud-20260101T000000Z-00000000.picloud.zst.partial", "picloud-1.picloud.zst.sha256"]
+        {
+            fs::write(shelf(daemon).join(name), "x").unwrap();
+        }
+    };
+    leave(&daemon);
+    daemon.kill_and_start_again();
+    until("the next start to tidy up", || (names(&shelf(&daemon)) == whole).then_some(()));
+    leave(&daemon);
     make(&daemon);
     let left = names(&shelf(&daemon));
     assert_eq!(left.len(), 4, "{left:?}");
@@ -333,4 +341,19 @@ fn the_command_line_makes_lists_brings_and_removes_backups() {
     assert_eq!(names(dir.path()), BTreeSet::from(["one".to_owned(), "two".to_owned()]));
     run(&["backup", "rm", &id(&backup)]);
     assert!(daemon.all("/backups").is_empty());
+}
+
+#[test]
+fn a_card_that_gets_full_half_way_leaves_nothing_behind() {
+    let dir = TempDir::new();
+    let place = dir.path().join("small");
+    let Some(_mounted) = Mounted::at(&place, "40m") else { return };
+    let daemon = Setup::default().set("backups.directory", place.display()).start_in(dir);
+    daemon.serve_async("/dies", "fail(\"for good\")");
+    for _ in 0..6 {
+        daemon.ended(&daemon.accepted("/dies", &noise(2_000_000)));
+    }
+    let refused = daemon.api("POST", "/backups", json!({}));
+    assert_eq!((refused.status, refused.json()["reason"].as_str()), (503, Some("storage_full")), "{refused}");
+    assert!(names(&place).is_empty(), "{:?}", names(&place));
 }

@@ -457,3 +457,18 @@ fn a_store_that_does_not_open_any_more_is_restored_without_a_daemon() {
     assert_eq!(slugs(&moved), ["default"]);
     assert_eq!(moved.request("GET", "/api/v1/apps").key(&secret).send().status, 200);
 }
+
+#[test]
+fn a_second_daemon_does_not_touch_a_restore_on_trial() {
+    let cut = Cut::new();
+    cut.write(NEW, &cut.good.clone());
+    cut.journal("restoring");
+    let daemon = Setup::default().start_in(cut.dir);
+    let data = daemon.data_dir().to_str().unwrap().to_owned();
+    let second = picloud(&["serve", "--listen", "127.0.0.1:0", "--data-dir", &data], &[]);
+    assert!(second.code == 1 && second.err.contains("in use by another process"), "{}", second.err);
+    assert_eq!(
+        (slugs(&daemon), ended_or_none(&daemon)),
+        (vec!["new".into(), "default".into()], "served".into())
+    );
+}

@@ -334,7 +334,13 @@ fn publish(directory: &Path, name: &str, sha256: &str) -> io::Result<()> {
 
 /// Makes what was renamed in a directory survive a power cut.
 pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    match File::open(directory)?.sync_all() {
+        // Some file systems of sticks cannot: their renames are as safe as they get.
+        Err(error) if [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported].contains(&error.kind()) => {
+            Ok(())
+        }
+        synced => synced,
+    }
 }
 
 /// Copies a file and gives the hash of what was written.

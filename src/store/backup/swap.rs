@@ -12,7 +12,7 @@
 //!
 //! Nobody is answered by a store on trial before it counts as served, so that nothing accepted is rolled back.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -102,6 +102,11 @@ impl Premises {
         self.data_dir.join("picloud.redb.before-restore")
     }
 
+    /// What a process locks whose directory this is.
+    pub fn lock_file(&self) -> PathBuf {
+        self.data_dir.join("picloud.lock")
+    }
+
     /// What is known of the last restore.
     pub fn journal(&self) -> PathBuf {
         self.data_dir.join("restore.json")
@@ -109,6 +114,27 @@ impl Premises {
 
     fn uploads(&self) -> PathBuf {
         self.data_dir.join("restore")
+    }
+
+    /// Makes the data directory this process's own, until the file that this gives is closed. Nothing in it may be
+    /// moved by anyone else.
+    ///
+    /// # Errors
+    /// [`Error::InUse`], or what is wrong with the directory.
+    pub fn lock(&self) -> Result<File, Error> {
+        let path = self.lock_file();
+        let failed = |error: io::Error| Error::Open {
+            path: self.store().display().to_string(),
+            why: error.to_string(),
+        };
+        fs::create_dir_all(&self.data_dir).map_err(failed)?;
+        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = options.map_err(failed)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::InUse(self.store().display().to_string())),
+            // Where files cannot be locked, the database's own lock has to do.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+        }
     }
 
     /// The last restore. A journal that cannot be read is none: what it was about is told by the files.
