@@ -332,7 +332,11 @@ fn a_restore_survives_kills_at_any_instant() {
     let mut daemon = Daemon::start();
     app(&daemon, "before");
     let backup = make(&daemon);
-    for round in 0..12_u64 {
+    // Until both ends of a restore were hit, and some instants between them.
+    let (mut round, mut went_on, mut went_back) = (0, 0, 0);
+    while round < 12 || went_on == 0 || went_back == 0 {
+        assert!(round < 200, "{went_on} went on, {went_back} did not");
+        round += 1;
         app(&daemon, &format!("later-{round}"));
         let accepted = thread::scope(|scope| {
             let call = scope.spawn(|| {
@@ -348,9 +352,11 @@ fn a_restore_survives_kills_at_any_instant() {
         daemon.process.wait("the killed daemon");
         daemon.start_again();
         let now = slugs(&daemon);
-        let (old, new) = (now.contains(&format!("later-{round}")), now == ["before", "default"]);
+        let (old, new): (bool, bool) =
+            (now.contains(&format!("later-{round}")), now == ["before", "default"]);
         assert!(old != new && now.contains(&"before".to_owned()), "round {round}: {now:?}");
         let state = ended_or_none(&daemon);
+        (went_on, went_back) = (went_on + u32::from(new), went_back + u32::from(old));
         // What was accepted goes on, unless the restored store died on trial, which is then said.
         assert!(!(accepted && old) || state == "rolled_back", "round {round}: {state}");
     }

@@ -90,6 +90,8 @@ impl Build<'_> {
         let snapshot = db.begin_read().map_err(failed)?;
         tables::each_table(&mut CheckRows(&snapshot)).map_err(unsound)?;
         drop(snapshot);
+        // What was committed in parts left pages free between them.
+        db.compact().map_err(failed)?;
         if !db.check_integrity().map_err(failed)? {
             return Err(BackupError::Failed("the new store did not come out as it was written".into()));
         }
