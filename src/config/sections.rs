@@ -31,6 +31,8 @@ pub struct Config {
     pub store: Store,
     /// What the card endures.
     pub card: Card,
+    /// Copies of the database.
+    pub backups: Backups,
     /// The daemon's own log.
     pub log: Log,
 }
@@ -312,6 +314,40 @@ pub struct Card {
 impl Default for Card {
     fn default() -> Card {
         Card { endurance_tbw: 20, write_budget_bytes_per_day: 0 }
+    }
+}
+
+/// Copies of the database: when they are made, where they go, how many stay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backups {
+    /// Where they are; empty = `backups` in the data directory.
+    pub directory: PathBuf,
+    /// Hours between scheduled ones; 0 = none.
+    pub interval_hours: u32,
+    /// Seconds after the start before the first scheduled one.
+    pub start_delay_seconds: u64,
+    /// So many stay; the oldest goes first.
+    pub keep: usize,
+    /// Bytes of all of them; the oldest goes first, the newest always stays.
+    pub bytes_max: u64,
+    /// Where each is copied to, on a mounted medium; empty = nowhere.
+    pub copy_to: PathBuf,
+    /// Bytes of a backup that is uploaded to be restored.
+    pub upload_bytes_max: u64,
+}
+
+impl Default for Backups {
+    fn default() -> Backups {
+        Backups {
+            directory: PathBuf::new(),
+            interval_hours: 24,
+            start_delay_seconds: 600,
+            keep: 7,
+            bytes_max: 1024 * 1024 * 1024,
+            copy_to: PathBuf::new(),
+            upload_bytes_max: 1024 * 1024 * 1024,
+        }
     }
 }
 

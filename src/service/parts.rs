@@ -1,17 +1,22 @@
 //! From the configuration to what each room takes. The rooms do not know the configuration.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use crate::config::{self, Config};
-use crate::{dispatch, http, script, store};
+use tokio::sync::mpsc;
+use uuid::Uuid;
 
-/// The file's name in the data directory.
-const STORE_FILE: &str = "picloud.redb";
+use super::{backups, first_run};
+use crate::config::{self, Config};
+use crate::model::UnixMs;
+use crate::store::backup;
+use crate::{dispatch, http, script, store};
 
 pub(super) fn store(config: &Config) -> store::Settings {
     store::Settings {
-        path: config.server.data_dir.join(STORE_FILE),
+        path: premises(config).store(),
         cache_bytes: config.store.cache_bytes,
         flush_interval: Duration::from_millis(config.store.flush_interval_ms),
         sync_delay: Duration::from_millis(config.store.sync_delay_ms),
@@ -32,6 +37,48 @@ pub(super) fn store(config: &Config) -> store::Settings {
             reserve_bytes: config.store.reserve_bytes,
         },
     }
+}
+
+pub(super) fn premises(config: &Config) -> backup::Premises {
+    backup::Premises::new(&config.server.data_dir)
+}
+
+fn shelf(config: &Config) -> backup::Settings {
+    let (backups, data_dir) = (&config.backups, &config.server.data_dir);
+    let given = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+    backup::Settings {
+        directory: given(&backups.directory).unwrap_or_else(|| data_dir.join("backups")),
+        data_dir: data_dir.clone(),
+        keep: backups.keep,
+        bytes_max: backups.bytes_max,
+        copy_to: given(&backups.copy_to),
+    }
+}
+
+pub(super) fn custody(
+    config: &Config,
+    trial: backup::Trial,
+    reopen: mpsc::UnboundedSender<()>,
+) -> http::Custody {
+    http::Custody {
+        backups: backup::Backups::new(shelf(config)),
+        premises: premises(config),
+        trial,
+        reopen,
+        admin_key: first_run::key_in_file(&config.server.data_dir, Uuid::now_v7(), UnixMs::now())
+            .map(|key| key.hash),
+        upload_bytes_max: config.backups.upload_bytes_max,
+        upload_time_max: Duration::from_secs(config.server.body_timeout_seconds),
+        restoring: Arc::default(),
+    }
+}
+
+pub(super) fn schedule(config: &Config) -> Option<backups::Schedule> {
+    let hours = Some(config.backups.interval_hours).filter(|hours| *hours > 0)?;
+    Some(backups::Schedule {
+        interval: Duration::from_secs(u64::from(hours) * 3600),
+        start_delay: Duration::from_secs(config.backups.start_delay_seconds),
+    })
 }
 
 pub(super) fn executor(config: &Config) -> script::Settings {

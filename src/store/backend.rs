@@ -113,6 +113,11 @@ impl Card {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+
+    /// Whether no process has the file open. Where that cannot be told, it is.
+    pub(crate) fn is_free(&self) -> bool {
+        self.file.try_lock_range(Bound::Unbounded, Bound::Unbounded).unwrap_or(true)
+    }
 }
 
 impl StorageBackend for Card {

@@ -71,6 +71,8 @@ pub struct Load {
     pub durable_commits: AtomicU64,
     /// Commands taken.
     pub commands: AtomicU64,
+    /// Those that changed something.
+    pub changes: AtomicU64,
     /// Rows in the outbox table.
     pub outbox_rows: AtomicU64,
     /// Bytes of them.

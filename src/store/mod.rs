@@ -11,6 +11,7 @@
 mod ages;
 mod apply;
 mod backend;
+pub mod backup;
 mod budget;
 mod catalog;
 mod changes;

@@ -44,7 +44,9 @@ impl Writer {
         loop {
             let closing = self.take(&mut commands, last_active);
             // Who only looks does not put the checkpoint off.
-            let idle = commands.iter().all(Command::asks_only);
+            let changes = commands.iter().filter(|command| !command.asks_only()).count();
+            let idle = changes == 0;
+            self.shared.load.changes.fetch_add(u64::try_from(changes).unwrap_or(0), Relaxed);
             if !idle {
                 last_active = Instant::now();
             }

@@ -9,6 +9,7 @@ mod harness;
 mod http;
 
 mod asynchronous;
+mod backups;
 mod cli;
 mod clock;
 mod compaction;
@@ -30,6 +31,7 @@ mod ordering;
 mod pages;
 mod requests;
 mod restart;
+mod restores;
 mod schemas;
 mod starting;
 mod status;

@@ -145,6 +145,8 @@ fn without_a_budget_or_within_it_nothing_is_different() {
 #[test]
 fn the_command_line_shows_it() {
     let daemon = Setup::default().set("card.endurance_tbw", 7).start();
+    daemon.serve("/echo", "request.body");
+    until("a second of operation", || (figure(&status(&daemon), "/card/bytes_per_day") > 0).then_some(()));
     let environment = [("PICLOUD_URL", daemon.url()), ("PICLOUD_API_KEY", KEY.to_owned())];
     let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
     let ran = picloud(&["status"], &environment);

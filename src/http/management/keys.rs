@@ -62,8 +62,14 @@ pub fn new_secret(
         // Writing to a string does not fail.
         let _ = write!(secret, "{byte:02x}");
     }
-    let (hash, hint) = (hash_secret(&secret), format!("{}…", &secret[..10]));
-    Ok((secret, Key { id, name, hash, hint, expires_at, created_at: now, updated_at: now }))
+    let key = key_of(name, &secret, expires_at, id, now);
+    Ok((secret, key))
+}
+
+/// The key of a secret.
+pub fn key_of(name: Name, secret: &str, expires_at: Option<UnixMs>, id: Uuid, now: UnixMs) -> Key {
+    let (hash, hint) = (hash_secret(secret), secret.chars().take(10).chain(['…']).collect());
+    Key { id, name, hash, hint, expires_at, created_at: now, updated_at: now }
 }
 
 impl Office {
