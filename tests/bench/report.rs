@@ -194,7 +194,8 @@ impl Report {
             // The log still filled up: nothing can be said about what comes after.
             return;
         }
-        let figures: [(&str, f64, fn(&Tenth) -> f64); 4] = [
+        type Figure = fn(&Tenth) -> f64;
+        let figures: [(&str, f64, Figure); 4] = [
             ("file", 1.1, |tenth| tenth.file_bytes),
             ("blocks of the file", 1.1, |tenth| tenth.used_bytes),
             ("resident memory", 1.1, |tenth| tenth.resident_bytes),

@@ -114,7 +114,7 @@ fn status_says_what_the_card_takes() {
     let card = json!({
         "total_bytes_written": 1_240_000_000, "bytes_per_day": 310_000_000, "measured_seconds": 86_400,
         "endurance_tbw": 20, "years_left": 176.4, "fsyncs": 12, "mean_sync_ms": 14.96, "commits": 15,
-        "write_amplification": 3.14,
+        "write_amplification": 3.12,
     });
     let status = |budget: Value| {
         let device = json!({
