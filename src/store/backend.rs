@@ -139,7 +139,7 @@ impl StorageBackend for Card {
             self.with_reserve(|| self.file.set_len(len))?;
             self.allocate(real, len)?;
         } else if !self.space.is_known_full() {
-            self.file.set_len(len)?;
+            self.with_reserve(|| self.file.set_len(len))?;
         }
         self.len.store(len, Relaxed);
         Ok(())

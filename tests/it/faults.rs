@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use crate::full_disk::noise;
-use crate::harness::{Daemon, Setup, until};
+use crate::harness::{Daemon, RaisedAtEnd, Setup, until};
 use crate::http::Request;
 use crate::kills::Dice;
 
@@ -61,8 +61,9 @@ fn under_load<T>(address: SocketAddr, done: impl FnOnce(&AtomicUsize) -> T) -> (
     thread::scope(|scope| {
         let (stop, answers) = (&stop, &answers);
         let callers = CALLERS.map(|path| scope.spawn(move || call(address, path, stop, answers)));
+        let raise = RaisedAtEnd(stop);
         let found = done(answers);
-        stop.store(true, Relaxed);
+        drop(raise);
         let accepted = callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
         (found, accepted)
     })
@@ -103,7 +104,10 @@ fn ends(call: &str, error: &str, dice: &mut Dice) {
     assert_eq!(status.code(), Some(1), "{what}: {}", daemon.log());
     let log = daemon.log();
     let last = log.lines().last().unwrap_or_default();
-    assert!(last.contains("ERROR the store failed: ") && last.contains("start PiCloud again"), "{what}: {log}");
+    assert!(
+        last.contains("ERROR the store failed: ") && last.contains("start PiCloud again"),
+        "{what}: {log}"
+    );
     daemon.start_again_by(&[]);
     is_accepted(&daemon, &accepted, &what);
     eprintln!("{what}: {} accepted before it", accepted.len());

@@ -13,7 +13,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, Process, Setup, TempDir, until};
+use crate::harness::{Daemon, Process, RaisedAtEnd, Setup, TempDir, until};
 use crate::http::Answer;
 
 const MIB: u64 = 1024 * 1024;
@@ -287,13 +287,14 @@ fn the_last_byte_under_load(card: &Card, daemon: &Daemon) -> Vec<String> {
             .into_iter()
             .map(|path| scope.spawn(|| call(daemon, path, &stop, &answers)))
             .collect();
+        let raise = RaisedAtEnd(&stop);
         passed(200);
         card.fill_to(0);
         passed(100);
         card.fill_to(0);
         becomes(daemon, "full");
         passed(200);
-        stop.store(true, Relaxed);
+        drop(raise);
         callers.into_iter().map(|caller| caller.join().unwrap()).collect()
     });
     assert!(seen[0].refused > 0 && seen[2].refused > 0, "nothing was refused");

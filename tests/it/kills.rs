@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Daemon, KEY, Setup, picloud, until};
+use crate::harness::{Daemon, KEY, RaisedAtEnd, Setup, picloud, until};
 use crate::http::Request;
 
 /// How often the daemon is killed.
@@ -141,10 +141,11 @@ fn killed_again_and_again(seed: u64) {
     thread::scope(|scope| {
         let (daemon, stop, promises, count) = (&daemon, &stop, &promises, &count);
         let callers = CALLERS.map(|path| scope.spawn(move || call(path, daemon, stop, promises, count)));
+        let raise = RaisedAtEnd(stop);
         for _ in 0..KILLS {
             kill_at_random(daemon, &mut dice, count);
         }
-        stop.store(true, Relaxed);
+        drop(raise);
         callers.into_iter().for_each(|caller| caller.join().unwrap());
     });
     let (mut daemon, promises) = (daemon.into_inner().unwrap(), promises.into_inner().unwrap());
