@@ -73,8 +73,9 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
     let meter = Arc::new(CardMeter::default());
     let space = Arc::new(Space::new(settings.path.parent().unwrap_or(Path::new(".")), settings.space));
     let card = Card::new(file, meter.clone(), space.clone()).map_err(|error| failed(error.to_string()))?;
+    // Says how it is, sets the reserve aside if there is room, and lets the card keep its blocks if there is none.
+    space.full(Instant::now());
     let opened = open_on(card, settings, meter, |schema| put_copy_aside(&settings.path, schema));
-    // Says at once how it is, and sets the reserve aside if there is room.
     let full = space.full(Instant::now());
     match (opened, full) {
         (Ok(opened), _) => Ok(Opened { space, ..opened }),
