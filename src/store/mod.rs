@@ -10,6 +10,7 @@
 
 mod apply;
 mod backend;
+mod birth;
 mod catalog;
 mod changes;
 mod codec;

@@ -12,6 +12,7 @@ use redb::{
 use uuid::Uuid;
 
 use super::backend::{Card, CardMeter};
+use super::birth;
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
 use super::log::LogTail;
@@ -75,6 +76,8 @@ pub(crate) fn open_on(
     settings: &Settings,
     meter: Arc<CardMeter>,
 ) -> Result<Opened, Error> {
+    birth::clear_unfinished(&card)
+        .map_err(|error| Error::Open { path: settings.path.display().to_string(), why: error.to_string() })?;
     let db = Database::builder().set_cache_size(settings.cache_bytes).create_with_backend(card);
     let db = db.map_err(|error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(settings.path.display().to_string()),
