@@ -22,6 +22,11 @@ const LOG_RIDES_FROM: usize = 16 * 1024;
 /// The log is flushed early at this size, to bound memory.
 const LOG_WAITS_MAX: usize = 2 * 1024 * 1024;
 
+#[cfg(test)]
+mod sabotage;
+#[cfg(test)]
+pub(crate) use sabotage::Sabotage;
+
 /// What has been posted and is not in the file yet, and the counters that bound the file.
 pub(crate) struct Applier {
     shared: Arc<Shared>,
@@ -45,6 +50,8 @@ pub(crate) struct Applier {
     dead_bytes: u64,
     dead_letters_max: u64,
     dead_letters_bytes_max: u64,
+    #[cfg(test)]
+    pub(crate) sabotage: Sabotage,
 }
 
 /// What the writer wants of a batch besides its commands.
@@ -93,6 +100,8 @@ impl Applier {
             claimed_changed: false,
             waiting_since: None,
             unclean: false,
+            #[cfg(test)]
+            sabotage: Sabotage::None,
         })
     }
 
@@ -189,11 +198,15 @@ impl Applier {
             batch.settled.drain(..).for_each(|reply| reply(Ok(())));
             return Ok(());
         }
+        #[cfg(test)]
+        self.sabotage(db, batch, flush || visible)?;
         let mut txn = db.begin_write()?;
         let mut catalog = self.catalog.clone();
         let Made { replies, enqueued, wrote: changed, dead_freed } =
             make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
         let durable = flush || promised || changed || !batch.retries.is_empty();
+        #[cfg(test)]
+        let durable = durable && self.sabotage != Sabotage::NoSync;
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable, ask.now)?;
         if dead_freed > 0 || !batch.dead.is_empty() {

@@ -19,6 +19,8 @@ mod log;
 mod open;
 mod read;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use backend::{Card, CardMeter};
