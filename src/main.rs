@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    picloud::cli::run(|config| picloud::service::serve(&config, picloud::service::device_key()))
+    let offline = picloud::cli::Offline {
+        check: picloud::service::check_backup,
+        restore: picloud::service::restore_offline,
+    };
+    picloud::cli::run(|config| picloud::service::serve(&config, picloud::service::device_key()), offline)
 }

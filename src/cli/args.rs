@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    apps, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts, serve,
+    apps, backups, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts,
+    serve,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -84,6 +85,10 @@ pub(super) enum Command {
     },
     /// Work that was accepted and has not ended
     Outbox(outbox::Args),
+    /// Back up the device; its verbs list, download and remove backups
+    Backup(backups::BackupArgs),
+    /// Replace everything on the device by a backup, after checking all of it
+    Restore(backups::RestoreArgs),
     /// Whether the device is well
     Status,
     /// Print a completion script for a shell

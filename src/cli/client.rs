@@ -2,6 +2,7 @@
 //!
 //! Nothing is followed, retried or proxied: an api key goes to the host that was named, and nowhere else.
 
+use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use super::key::Key;
 const API_TIMEOUT: Duration = Duration::from_secs(90);
 /// A script runs at most 300 s, and its caller waits a little longer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(330);
+/// What moves a whole store takes as long as the card and the network need.
+const LONG_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Items asked for at once.
@@ -149,6 +152,36 @@ impl Client {
         self.api("POST", path, Some(body), what)
     }
 
+    /// POST to the API of what may take long.
+    pub(super) fn post_patiently(&self, path: &str, body: &Value, what: &str) -> Result<Value, Error> {
+        let headers = [("content-type".to_owned(), "application/json".to_owned())];
+        let text = body.to_string();
+        let sent = self.send("POST", path, &headers, Some(text.as_bytes()), true, Some(LONG_TIMEOUT))?;
+        self.understood(sent, "POST", path, what)
+    }
+
+    /// POST of a file to the API.
+    pub(super) fn upload(&self, path: &str, file: &File, kind: &str, what: &str) -> Result<Value, Error> {
+        let mut request = Request::builder().method("POST").uri(format!("{}{path}", self.url));
+        request = request.header("content-type", kind);
+        if let Some(secret) = &self.key.secret {
+            request = request.header("authorization", format!("Bearer {secret}"));
+        }
+        let bad = |why: ureq::http::Error| Error::Usage(format!("POST {path} is no HTTP request: {why}"));
+        let request = self.agent.configure_request(request.body(file).map_err(bad)?);
+        let sent = self.agent.run(request.timeout_global(Some(LONG_TIMEOUT)).build());
+        self.understood(sent.map_err(|why| self.unreachable(&why))?, "POST", path, what)
+    }
+
+    /// GET of a file, which is read from what this gives.
+    pub(super) fn download(&self, path: &str, what: &str) -> Result<impl Read + use<>, Error> {
+        let response = self.send("GET", path, &[], None, true, Some(LONG_TIMEOUT))?;
+        if !response.status().is_success() {
+            return Err(self.refusal(&self.answer(response)?, what));
+        }
+        Ok(response.into_body().into_reader())
+    }
+
     /// PATCH of the API.
     pub(super) fn patch(&self, path: &str, body: &Value, what: &str) -> Result<Value, Error> {
         self.api("PATCH", path, Some(body), what)
@@ -225,7 +258,13 @@ impl Client {
         let headers = body.map(|_| ("content-type".to_owned(), "application/json".to_owned()));
         let headers: Vec<_> = headers.into_iter().collect();
         let bytes = text.as_deref().map(str::as_bytes);
-        let answer = self.answer(self.send(method, path, &headers, bytes, true, Some(API_TIMEOUT))?)?;
+        let sent = self.send(method, path, &headers, bytes, true, Some(API_TIMEOUT))?;
+        self.understood(sent, method, path, what)
+    }
+
+    /// The JSON of an answer, or why there is none.
+    fn understood(&self, sent: Response<Body>, method: &str, path: &str, what: &str) -> Result<Value, Error> {
+        let answer = self.answer(sent)?;
         match answer.status {
             204 => Ok(Value::Null),
             200..=299 => serde_json::from_slice(&answer.body)

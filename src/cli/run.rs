@@ -8,12 +8,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use super::args::{Cli, Command};
+use super::backups::Offline;
 use super::client::Client;
 use super::error::Error;
 use super::key::Key;
 use super::session::Session;
 use super::{
-    apps, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts, serve, status,
+    apps, backups, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts,
+    serve, status,
 };
 use crate::config::Config;
 
@@ -21,12 +23,13 @@ use crate::config::Config;
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
 /// Does what the process's arguments say. `daemon` runs the daemon to its end; only `picloud serve` calls it.
+/// `offline` is what `picloud restore` does without one.
 ///
 /// The exit code is 0, 1 if something is broken, 64 if the arguments are wrong, 78 if the configuration is.
-pub fn run(daemon: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+pub fn run(daemon: impl FnOnce(Config) -> ExitCode, offline: Offline) -> ExitCode {
     let world = World { args: env::args_os().collect(), environment: env::vars_os().collect() };
     // Not locked: the daemon's threads print too, and would wait for ever.
-    run_in(world, &mut io::stdout(), &mut io::stderr(), daemon)
+    run_in(world, &mut io::stdout(), &mut io::stderr(), daemon, offline)
 }
 
 /// What the process was given.
@@ -51,12 +54,13 @@ pub(super) fn run_in(
     out: &mut dyn Write,
     err: &mut dyn Write,
     daemon: impl FnOnce(Config) -> ExitCode,
+    offline: Offline,
 ) -> ExitCode {
     let cli = match Cli::try_parse_from(&world.args) {
         Ok(cli) => cli,
         Err(why) => return refuse(&why, out, err),
     };
-    match dispatch(cli, world, out, err, daemon)
+    match dispatch(cli, world, out, err, daemon, offline)
         .and_then(|code| out.flush().map(|()| code).map_err(Error::from))
     {
         Ok(code) => code,
@@ -87,7 +91,19 @@ fn dispatch(
     out: &mut dyn Write,
     err: &mut dyn Write,
     daemon: impl FnOnce(Config) -> ExitCode,
+    offline: Offline,
 ) -> Result<ExitCode, Error> {
+    if let Command::Restore(args) = &cli.command
+        && let Some(done) = backups::restore_offline(args, offline, &world.environment)
+    {
+        let (line, value) = done?;
+        if cli.json {
+            writeln!(out, "{value:#}")?
+        } else {
+            writeln!(out, "{line}")?
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     match cli.command {
         Command::Serve(args) => return serve::run(args, world.environment, out, daemon),
         Command::Completions { shell } => {
@@ -107,7 +123,7 @@ fn dispatch(
     let url = cli.url.or_else(|| world.variable("PICLOUD_URL")).unwrap_or_else(|| DEFAULT_URL.to_owned());
     let url = super::client::parse_url(&url)?;
     let key = Key::find(cli.key_file.as_deref(), world.variable("PICLOUD_API_KEY"), &url)?;
-    let mut session = Session { client: Client::new(url, key), json: cli.json, out, err };
+    let mut session = Session { client: Client::new(url, key), json: cli.json, offline, out, err };
     ask(&mut session, cli.command)
 }
 
@@ -127,6 +143,8 @@ fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
         Command::Logs(args) => logs::run(session, args),
         Command::DeadLetters { verb } => dead_letters::run(session, verb),
         Command::Outbox(args) => outbox::run(session, args),
+        Command::Backup(args) => backups::back_up(session, args),
+        Command::Restore(args) => return backups::restore(session, &args),
         Command::Status => return status::run(session),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
+use super::backups::Offline;
 use super::client::{Client, Listing};
 use super::error::Error;
 use super::render;
@@ -15,6 +16,8 @@ pub(super) struct Session<'a> {
     pub(super) client: Client,
     /// Whether the API's JSON is printed instead of words.
     pub(super) json: bool,
+    /// What needs no daemon.
+    pub(super) offline: Offline,
     /// Standard output.
     pub(super) out: &'a mut dyn Write,
     /// Standard error, for notes that are no part of the answer.

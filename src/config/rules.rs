@@ -20,6 +20,8 @@ pub(super) enum Rule {
     Flag,
     /// A path.
     Path,
+    /// A path, or nothing.
+    MaybePath,
     /// One of these words.
     Word(&'static [&'static str]),
     /// Directives of the log.
@@ -30,7 +32,7 @@ pub(super) enum Rule {
     Networks,
 }
 
-use Rule::{Addresses, Filter, Flag, Networks, Number, Path, Word};
+use Rule::{Addresses, Filter, Flag, MaybePath, Networks, Number, Path, Word};
 
 const MIB: i64 = 1024 * 1024;
 const DAY_SECONDS: i64 = 24 * 3600;
@@ -84,9 +86,27 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("executions.age_max_days", Number(1, 36_500)),
     ("dead_letters.rows_max", Number(1, ANY)),
     ("dead_letters.bytes_max", Number(16 * MIB, 1024 * 1024 * MIB)),
+    ("dead_letters.age_max_days", Number(1, 36_500)),
+    ("dead_letters.alert_at", Number(0, ANY)),
+    ("versions.bytes_max", Number(MIB, 1024 * 1024 * MIB)),
+    ("versions.age_max_days", Number(1, 36_500)),
     ("store.cache_bytes", Number(MIB, 4096 * MIB)),
     // Relaxed writes are promised to be durable within a second.
     ("store.flush_interval_ms", Number(1, 1000)),
+    ("store.sync_delay_ms", Number(0, 1000)),
+    ("store.space_low_bytes", Number(0, ANY)),
+    ("store.inodes_low", Number(0, ANY)),
+    ("store.reserve_bytes", Number(0, 1024 * MIB)),
+    ("card.endurance_tbw", Number(1, 1_000_000)),
+    ("card.write_budget_bytes_per_day", Number(0, ANY)),
+    ("backups.directory", MaybePath),
+    // A year; the schedule counts in hours because a card wears.
+    ("backups.interval_hours", Number(0, 24 * 365)),
+    ("backups.start_delay_seconds", Number(0, DAY_SECONDS)),
+    ("backups.keep", Number(1, 1000)),
+    ("backups.bytes_max", Number(MIB, ANY)),
+    ("backups.copy_to", MaybePath),
+    ("backups.upload_bytes_max", Number(MIB, ANY)),
     ("log.level", Filter),
     ("log.format", Word(&["auto", "text", "json", "journald"])),
     ("log.access", Flag),
@@ -109,6 +129,7 @@ impl Rule {
             Number(min, max) => value.as_integer().is_some_and(|number| (min..=max).contains(&number)),
             Flag => value.is_bool(),
             Path => value.as_str().is_some_and(|path| !path.is_empty() && !path.contains('\0')),
+            MaybePath => value.as_str().is_some_and(|path| !path.contains('\0')),
             Word(words) => value.as_str().is_some_and(|word| words.contains(&word)),
             Filter => value.as_str().is_some_and(is_filter),
             Addresses => {
@@ -125,7 +146,7 @@ impl Rule {
         match self {
             Number(..) => text.parse().map_or_else(|_| as_text(), Value::Integer),
             Flag => text.parse().map_or_else(|_| as_text(), Value::Boolean),
-            Path | Word(_) | Filter => as_text(),
+            Path | MaybePath | Word(_) | Filter => as_text(),
             Addresses | Networks => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::Array(items.map(Value::from).collect())
@@ -156,6 +177,7 @@ impl fmt::Display for Rule {
             Number(min, max) => write!(f, "a whole number from {min} to {max}"),
             Flag => f.write_str("true or false"),
             Path => f.write_str("a path"),
+            MaybePath => f.write_str("a path, or empty"),
             Word(words) => write!(f, "one of {}", words.join(", ")),
             Filter => f.write_str(
                 "a level (off, error, warn, info, debug, trace), or levels of modules like info,picloud::store=debug",
@@ -205,6 +227,7 @@ mod tests {
         check(Number(1, 9), &["1", "9"], &["0", "10", "-1", "1.0", "x", "", " 1", "99999999999999999999"]);
         check(Flag, &["true", "false"], &["1", "yes", ""]);
         check(Path, &["/x", "."], &["", "a\0b"]);
+        check(MaybePath, &["/x", ""], &["a\0b"]);
         check(Word(&["a", "b"]), &["a"], &["A", "", "ab"]);
         check(
             Filter,

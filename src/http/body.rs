@@ -114,6 +114,43 @@ async fn collect(
     Ok((whole.freeze(), shelf))
 }
 
+/// A body that is too large for the memory, part by part.
+pub(super) struct Stream {
+    body: Incoming,
+    bytes_max: u64,
+    seen: u64,
+    idle_max: Duration,
+}
+
+impl Stream {
+    /// Of at most `bytes_max`; some of it must come every `idle_max`.
+    pub(super) fn new(body: Incoming, bytes_max: u64, idle_max: Duration) -> Result<Stream, Unread> {
+        let stream = Stream { body, bytes_max, seen: 0, idle_max };
+        if stream.bytes_at_least() > bytes_max { Err(stream.too_large()) } else { Ok(stream) }
+    }
+
+    /// So many bytes will come, or more if the client did not say.
+    pub(super) fn bytes_at_least(&self) -> u64 {
+        self.body.size_hint().lower()
+    }
+
+    /// The next part; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Unread> {
+        loop {
+            let frame = tokio::time::timeout(self.idle_max, self.body.frame()).await;
+            let Some(frame) = frame.map_err(|_| Unread::TooSlow(self.idle_max))? else { return Ok(None) };
+            let frame = frame.map_err(|error| Unread::Broken(describe(&error)))?;
+            let Ok(data) = frame.into_data() else { continue };
+            self.seen = self.seen.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+            return if self.seen > self.bytes_max { Err(self.too_large()) } else { Ok(Some(data)) };
+        }
+    }
+
+    fn too_large(&self) -> Unread {
+        Unread::TooLarge(usize::try_from(self.bytes_max).unwrap_or(usize::MAX))
+    }
+}
+
 fn describe(error: &hyper::Error) -> String {
     use std::error::Error;
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))

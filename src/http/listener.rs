@@ -15,10 +15,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_io_timeout::TimeoutWriter;
 
 use super::server::Server;
+
+/// Who was let in just before the house closes may still send the request that it came with.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Bounds of connections.
 #[derive(Clone, Debug)]
@@ -59,9 +62,9 @@ impl Closing {
     }
 }
 
-/// A bound socket.
+/// A bound socket. While nobody runs it, those who come wait in the kernel.
 pub struct Listener {
-    socket: TcpListener,
+    socket: std::net::TcpListener,
     address: SocketAddr,
 }
 
@@ -99,7 +102,12 @@ impl Listener {
     pub async fn bind(address: SocketAddr) -> io::Result<Listener> {
         let socket = TcpListener::bind(address).await?;
         let address = socket.local_addr()?;
-        Ok(Listener { socket, address })
+        Ok(Listener { socket: socket.into_std()?, address })
+    }
+
+    /// Another handle on the same socket: it stays bound when one of them is gone.
+    pub fn try_clone(&self) -> io::Result<Listener> {
+        Ok(Listener { socket: self.socket.try_clone()?, address: self.address })
     }
 
     /// What it is bound to; the port is known now.
@@ -110,6 +118,11 @@ impl Listener {
     /// Accepts until the guests are asked to leave. Never fails: what cannot be accepted now is tried again.
     pub async fn run(self, server: Server, guests: Guests, limits: Limits) {
         let mut leaving = guests.closing();
+        let socket = match TcpListener::from_std(self.socket) {
+            Ok(socket) => socket,
+            // Only an event loop without room for one more descriptor refuses it.
+            Err(error) => return tracing::error!(%error, address = %self.address, "nobody listens"),
+        };
         let mut protocol = http1::Builder::new();
         protocol
             .timer(TokioTimer::new())
@@ -118,7 +131,7 @@ impl Listener {
             .max_buf_size(limits.header_bytes_max.max(8192));
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&self.socket, &guests) => accepted,
+                accepted = accept(&socket, &guests) => accepted,
                 () = leaving.wait() => return,
             };
             match accepted {
@@ -174,7 +187,10 @@ impl Guest {
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(write_time_max));
         let (server, peer) = (self.server, self.peer);
+        let asked = Arc::new(Notify::new());
+        let asks = asked.clone();
         let service = service_fn(move |request| {
+            asks.notify_one();
             let server = server.clone();
             async move { Ok::<_, Infallible>(server.serve(request, peer).await) }
         });
@@ -183,8 +199,14 @@ impl Guest {
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = leaving.wait() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+                let first = tokio::time::timeout(FIRST_REQUEST, asked.notified());
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    _ = first => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
             }
         };
         if let Err(error) = ended {

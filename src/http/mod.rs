@@ -15,6 +15,6 @@ mod server;
 
 pub use ingress::Settings as IngressSettings;
 pub use listener::{Guests, Limits, Listener};
-pub use management::{Network, SystemInfo, new_secret};
+pub use management::{Custody, Network, SystemInfo, key_of, new_secret};
 pub use router::{Match, RouteTable};
 pub use server::{Routes, Server, Settings};

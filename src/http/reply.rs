@@ -1,9 +1,11 @@
 //! The one place that knows which outcome is which status.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{Either, Full, channel::Channel};
+use http_body_util::channel::{Channel, Sender};
+use http_body_util::{Either, Full};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -12,8 +14,10 @@ use uuid::Uuid;
 use crate::dispatch::Answer;
 use crate::script::{self, FaultKind};
 
-/// What is sent: all at once, or as events happen.
-pub(super) type ReplyBody = Either<Full<Bytes>, Channel<Bytes>>;
+/// What is sent: all at once, or as it comes. An error breaks the answer off, so that its end is not taken for one.
+pub(super) type ReplyBody = Either<Full<Bytes>, Channel<Bytes, io::Error>>;
+/// Where an answer comes from that is sent as it comes.
+pub(super) type BodySender = Sender<Bytes, io::Error>;
 /// An answer to a client.
 pub(super) type Reply = Response<ReplyBody>;
 
@@ -169,7 +173,7 @@ pub(super) fn name_execution(reply: &mut Reply, execution: Uuid) {
 
 fn fault_reply(fault: &script::Fault, execution: Uuid) -> Reply {
     let mut refusal = Refusal::new(fault_status(fault.kind), fault.message.clone());
-    refusal.reason = Some(fault_reason(fault.kind));
+    refusal.reason = Some(fault.reason.unwrap_or(fault_reason(fault.kind)));
     refusal.more.push(("execution_id", execution.to_string().into()));
     if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
         refusal.retry_after = Some(Duration::from_secs(1));

@@ -11,10 +11,12 @@ use hyper::body::Incoming;
 use super::auth::Auth;
 use super::ingress::{self, Reception, Served};
 use super::listener::Guests;
-use super::management::{Network, Office, SystemInfo};
-use super::reply::Reply;
+use super::management::{Custody, Network, Office, SystemInfo};
+use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
 use crate::dispatch::Dispatch;
+use crate::model::UnixMs;
+use crate::store::backup::Trial;
 use crate::store::{Catalog, Store};
 
 /// How requests are served.
@@ -26,6 +28,8 @@ pub struct Settings {
     pub network: Network,
     /// Largest page of a list.
     pub page_limit_max: usize,
+    /// Terabytes that may be written to the card in its life.
+    pub endurance_tbw: u64,
     /// Whether every request gets a line in the log.
     pub access_log: bool,
     /// The key from the daemon's environment.
@@ -55,6 +59,7 @@ struct Desks {
     reception: Reception,
     office: Office,
     info: Arc<SystemInfo>,
+    trial: Trial,
     access_log: bool,
 }
 
@@ -67,9 +72,11 @@ impl Server {
         dispatch: Dispatch,
         guests: Guests,
         info: Arc<SystemInfo>,
+        custody: Custody,
     ) -> Server {
         let auth = Auth::new(settings.device_key.as_deref());
         let reception = Reception::new(dispatch.clone(), auth.clone(), settings.ingress);
+        let trial = custody.trial.clone();
         let office = Office {
             store,
             dispatch,
@@ -78,8 +85,11 @@ impl Server {
             guests,
             info: info.clone(),
             page_limit_max: settings.page_limit_max,
+            endurance_tbw: settings.endurance_tbw,
+            custody,
         };
-        Server { desks: Arc::new(Desks { routes, reception, office, info, access_log: settings.access_log }) }
+        let access_log = settings.access_log;
+        Server { desks: Arc::new(Desks { routes, reception, office, info, trial, access_log }) }
     }
 
     /// Serves one request of `peer`. Every path ends in an answer.
@@ -99,12 +109,32 @@ impl Server {
         } else {
             desks.reception.route(&table, parts, body, &mut served).await
         };
-        let reply = result.unwrap_or_else(|refusal| refusal.reply());
+        let mut reply = result.unwrap_or_else(|refusal| refusal.reply());
+        if desks.trial.is_on() && !reply.status().is_server_error() {
+            reply = desks.prove(reply).await;
+        }
         desks.info.count(reply.status());
         if let Some((method, path)) = line {
             log_access(&method, &path, &reply, peer, &served, began);
         }
         reply
+    }
+}
+
+impl Desks {
+    /// The first answer of a restored store ends its trial, and waits for that: what anybody was told of is not
+    /// rolled back.
+    async fn prove(&self, reply: Reply) -> Reply {
+        let trial = self.trial.clone();
+        let ended = tokio::task::spawn_blocking(move || trial.end(UnixMs::now())).await;
+        match ended {
+            Ok(Ok(())) => reply,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the restored store could not prove itself");
+                Refusal::internal().reply()
+            }
+            Err(_) => Refusal::internal().reply(),
+        }
     }
 }
 

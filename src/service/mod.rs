@@ -4,11 +4,15 @@
 //! Only this room and `main` touch file descriptors, the environment and signals. It decides nothing about
 //! requests: it builds each part from the configuration and hands the parts to each other.
 
+mod backups;
 mod first_run;
 mod lines;
 mod logging;
+mod offline;
 mod parts;
+mod signals;
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -18,12 +22,18 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{self, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::http::{Guests, Listener, Server, SystemInfo};
+use crate::http::{Custody, Guests, Listener, Server, SystemInfo};
+use crate::model::UnixMs;
+use crate::store::backup::{BackupError, Premises, Start, Trial};
 use crate::{dispatch::Dispatch, store};
+pub use offline::{check_backup, restore as restore_offline};
+use signals::Signals;
+
+/// A restored store that was ready for so long has served.
+const TRIAL: Duration = Duration::from_secs(60);
 
 /// What keeps the house from opening, or makes it close.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +57,9 @@ pub enum Error {
         "scripts left {0} bytes of memory behind, more than scripts.leaked_bytes_max; start PiCloud again, and look for \"left\" in the logs of the scripts"
     )]
     Leak(u64),
+    /// A restore could not go on or back.
+    #[error("the restore cannot be finished: {0}")]
+    Restore(#[from] BackupError),
     /// The first app could not be made.
     #[error("cannot set up the empty store: {0}")]
     FirstRun(String),
@@ -71,12 +84,24 @@ pub fn serve(config: &Config, device_key: Option<String>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = House::open(config, device_key).and_then(House::live);
+    let ended = Caretaker::new(config, device_key).and_then(Caretaker::work);
     if let Err(error) = &ended {
         tracing::error!("{error}");
     }
     log.flush();
     if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What outlives a house: after a restore, the next one opens in the same process behind the same sockets.
+struct Caretaker<'a> {
+    config: &'a Config,
+    device_key: Option<String>,
+    listeners: Vec<Listener>,
+    premises: Premises,
+    /// The data directory is ours, also between two houses.
+    _lock: File,
+    info: Arc<SystemInfo>,
+    signals: Option<Signals>,
 }
 
 /// The open house.
@@ -87,23 +112,58 @@ struct House {
     guests: Guests,
     info: Arc<SystemInfo>,
     grace: Duration,
-    signals: Signals,
+    trial: Trial,
     broken: mpsc::UnboundedReceiver<Error>,
+    reopen: mpsc::UnboundedReceiver<()>,
 }
 
 /// Why the house closes.
 enum Closing {
     Asked,
     Broken(Error),
+    /// Another store is to be opened.
+    Reopen,
 }
 
-impl House {
-    fn open(config: &Config, device_key: Option<String>) -> Result<House, Error> {
-        let began = Instant::now();
+impl<'a> Caretaker<'a> {
+    fn new(config: &'a Config, device_key: Option<String>) -> Result<Caretaker<'a>, Error> {
         raise_descriptor_limit();
         // Sockets first: if one cannot be had, nothing has been touched, and early guests wait in the kernel.
-        let runtime = runtime(config.server.threads)?;
-        let listeners = bind(&runtime, &config.server.listen)?;
+        let listeners = bind(&config.server.listen)?;
+        let (premises, info) = (parts::premises(config), Arc::new(SystemInfo::new(resident_bytes)));
+        let lock = premises.lock()?;
+        Ok(Caretaker { config, device_key, listeners, premises, _lock: lock, info, signals: None })
+    }
+
+    /// Opens the house, and again with another store as often as one is restored; until it is to close.
+    fn work(mut self) -> Result<(), Error> {
+        let mut start = self.premises.settle(UnixMs::now())?;
+        loop {
+            let house = match self.open(start) {
+                Ok(house) => house,
+                Err(error) if start == Start::OnTrial => {
+                    self.premises.roll_back(&format!("it could not be opened: {error}"), UnixMs::now())?;
+                    start = Start::Ordinary;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let Some(signals) = &mut self.signals else { return Ok(()) };
+            let trial = house.trial.clone();
+            match house.live(signals)? {
+                Closing::Reopen => {
+                    self.premises.swap_in(UnixMs::now())?;
+                    start = Start::OnTrial;
+                }
+                Closing::Asked if trial.is_on() => return Ok(self.premises.postpone(UnixMs::now())?),
+                Closing::Asked => return Ok(()),
+                Closing::Broken(error) => return Err(error),
+            }
+        }
+    }
+
+    fn open(&mut self, start: Start) -> Result<House, Error> {
+        let (began, config) = (Instant::now(), self.config);
         let (store, recovered, startable) = store::Store::open(&parts::store(config))?;
         let (tell_broken, broken) = mpsc::unbounded_channel();
         let tell_leak = tell_broken.clone();
@@ -115,29 +175,60 @@ impl House {
         startable.start(hooks(&routes, &dispatch, tell_broken))?;
         first_run::set_up(&store, &config.server.data_dir)?;
         let limits = parts::limits(config);
-        let guests = Guests::new(&limits);
-        let info = Arc::new(SystemInfo::new(resident_bytes));
-        let settings = parts::server(config, device_key);
-        let server =
-            Server::new(settings, routes, store.clone(), dispatch.clone(), guests.clone(), info.clone());
+        let (guests, info) = (Guests::new(&limits), self.info.clone());
+        let (tell_reopen, reopen) = mpsc::unbounded_channel();
+        let trial = Trial::new(start, self.premises.clone(), store.clone());
+        let custody = parts::custody(config, trial.clone(), tell_reopen);
+        let runtime = runtime(config.server.threads)?;
+        keep_house(&runtime, config, &custody, &store);
+        let settings = parts::server(config, self.device_key.clone());
+        let (own, desk) = (guests.clone(), dispatch.clone());
+        let server = Server::new(settings, routes, store.clone(), desk, own, info.clone(), custody);
         // Whoever is told that the house is open may also ask it to close.
-        let signals = runtime.block_on(async { Signals::listen() })?;
+        if self.signals.is_none() {
+            self.signals = Some(Signals::listen()?);
+        }
         dispatch.start(&recovered)?;
-        let addresses: Vec<SocketAddr> = listeners.iter().map(Listener::address).collect();
-        for listener in listeners {
+        info.draining.store(false, Relaxed);
+        for listener in &self.listeners {
+            let listener = listener.try_clone()?;
             runtime.spawn(listener.run(server.clone(), guests.clone(), limits.clone()));
         }
-        announce(&addresses, began);
+        announce(&self.listeners, began);
         let grace = Duration::from_secs(config.server.drain_grace_seconds);
-        Ok(House { runtime, store, dispatch, guests, info, grace, signals, broken })
+        Ok(House { runtime, store, dispatch, guests, info, grace, trial, broken, reopen })
     }
+}
 
+/// What goes on beside the requests.
+fn keep_house(runtime: &Runtime, config: &Config, custody: &Custody, store: &store::Store) {
+    let backups = custody.backups.clone();
+    runtime.spawn_blocking(move || backups.clean());
+    if let Some(schedule) = parts::schedule(config) {
+        runtime.spawn(schedule.run(custody.backups.clone(), store.clone()));
+    }
+    if custody.trial.is_on() {
+        runtime.spawn(end_trial(custody.trial.clone()));
+    }
+}
+
+/// A restored store that nobody asks anything has served when it was ready for a while.
+async fn end_trial(trial: Trial) {
+    tokio::time::sleep(TRIAL).await;
+    let ended = tokio::task::spawn_blocking(move || trial.end(UnixMs::now())).await;
+    if let Ok(Err(error)) = ended {
+        tracing::error!(%error, "the restored store could not prove itself");
+    }
+}
+
+impl House {
     /// Waits until the house is to close, and closes it.
-    fn live(mut self) -> Result<(), Error> {
-        let why = self.runtime.block_on(wait_for_end(&mut self.signals, &mut self.broken));
-        notify(&[sd_notify::NotifyState::Stopping]);
+    fn live(mut self, signals: &mut Signals) -> Result<Closing, Error> {
+        let why = self.runtime.block_on(wait_for_end(signals, &mut self.broken, &mut self.reopen));
+        if !matches!(why, Closing::Reopen) {
+            notify(&[sd_notify::NotifyState::Stopping]);
+        }
         self.info.draining.store(true, Relaxed);
-        self.runtime.spawn(leave_at_second_signal(self.signals));
         let until = Instant::now() + self.grace;
         // Outside in: guests first, then runs, last the writer.
         self.guests.ask_to_leave();
@@ -162,10 +253,7 @@ impl House {
         let late = self.broken.try_recv().ok();
         self.runtime.shutdown_timeout(Duration::from_millis(100));
         tracing::info!("stopped");
-        match why {
-            Closing::Asked => late.map_or(Ok(()), Err),
-            Closing::Broken(error) => Err(error),
-        }
+        Ok(late.filter(|_| !matches!(why, Closing::Broken(_))).map_or(why, Closing::Broken))
     }
 }
 
@@ -192,7 +280,9 @@ fn runtime(threads: usize) -> io::Result<Runtime> {
     builder.max_blocking_threads(8).thread_name("http").enable_all().build()
 }
 
-fn bind(runtime: &Runtime, addresses: &[SocketAddr]) -> Result<Vec<Listener>, Error> {
+fn bind(addresses: &[SocketAddr]) -> Result<Vec<Listener>, Error> {
+    // Only for this: each house has an event loop of its own.
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let bind = |address: &SocketAddr| {
         let address = *address;
         runtime.block_on(Listener::bind(address)).map_err(|source| Error::Listen { address, source })
@@ -208,8 +298,9 @@ fn raise_descriptor_limit() {
 }
 
 /// Tells the operator and systemd that requests are answered.
-fn announce(addresses: &[SocketAddr], began: Instant) {
-    let urls: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
+fn announce(listeners: &[Listener], began: Instant) {
+    let urls: Vec<String> =
+        listeners.iter().map(|listener| format!("http://{}", listener.address())).collect();
     let urls = urls.join(" ");
     let ready_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ready_ms, "ready on {urls}");
@@ -223,42 +314,16 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-/// The signals that ask the house to close.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// The terminal was closed.
-    hangup: Signal,
-}
-
-impl Signals {
-    /// From here on they no longer end the process by themselves. Needs the event loop.
-    fn listen() -> io::Result<Signals> {
-        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Signals { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
-    }
-}
-
-async fn wait_for_end(signals: &mut Signals, broken: &mut mpsc::UnboundedReceiver<Error>) -> Closing {
+async fn wait_for_end(
+    signals: &mut Signals,
+    broken: &mut mpsc::UnboundedReceiver<Error>,
+    reopen: &mut mpsc::UnboundedReceiver<()>,
+) -> Closing {
     tokio::select! {
         () = signals.next() => Closing::Asked,
         Some(error) = broken.recv() => Closing::Broken(error),
+        Some(()) = reopen.recv() => Closing::Reopen,
     }
-}
-
-/// Who asks twice does not want to wait. What was accepted is on the card.
-async fn leave_at_second_signal(mut signals: Signals) {
-    signals.next().await;
-    tracing::warn!("stopped at once, at the second signal");
-    std::process::exit(1);
 }
 
 /// The admin key that the daemon was started with: `PICLOUD_API_KEY`, or the credential `api-key` of systemd

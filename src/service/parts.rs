@@ -1,26 +1,84 @@
 //! From the configuration to what each room takes. The rooms do not know the configuration.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use crate::config::{self, Config};
-use crate::{dispatch, http, script, store};
+use tokio::sync::mpsc;
+use uuid::Uuid;
 
-/// The file's name in the data directory.
-const STORE_FILE: &str = "picloud.redb";
+use super::{backups, first_run};
+use crate::config::{self, Config};
+use crate::model::UnixMs;
+use crate::store::backup;
+use crate::{dispatch, http, script, store};
 
 pub(super) fn store(config: &Config) -> store::Settings {
     store::Settings {
-        path: config.server.data_dir.join(STORE_FILE),
+        path: premises(config).store(),
         cache_bytes: config.store.cache_bytes,
         flush_interval: Duration::from_millis(config.store.flush_interval_ms),
+        sync_delay: Duration::from_millis(config.store.sync_delay_ms),
+        write_budget_bytes_per_day: config.card.write_budget_bytes_per_day,
         outbox_rows_max: config.outbox.rows_max,
         outbox_bytes_max: config.outbox.bytes_max,
         log_bytes_max: config.executions.bytes_max,
-        log_age_max: Duration::from_secs(u64::from(config.executions.age_max_days) * 24 * 3600),
+        log_age_max: days(config.executions.age_max_days),
         dead_letters_max: config.dead_letters.rows_max,
         dead_letters_bytes_max: config.dead_letters.bytes_max,
+        dead_letters_age_max: days(config.dead_letters.age_max_days),
+        dead_letters_alert_at: config.dead_letters.alert_at,
+        versions_bytes_max: config.versions.bytes_max,
+        versions_age_max: days(config.versions.age_max_days),
+        space: store::Bounds {
+            low_bytes: config.store.space_low_bytes,
+            inodes_low: config.store.inodes_low,
+            reserve_bytes: config.store.reserve_bytes,
+        },
     }
+}
+
+pub(super) fn premises(config: &Config) -> backup::Premises {
+    backup::Premises::new(&config.server.data_dir)
+}
+
+fn shelf(config: &Config) -> backup::Settings {
+    let (backups, data_dir) = (&config.backups, &config.server.data_dir);
+    let given = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+    backup::Settings {
+        directory: given(&backups.directory).unwrap_or_else(|| data_dir.join("backups")),
+        data_dir: data_dir.clone(),
+        keep: backups.keep,
+        bytes_max: backups.bytes_max,
+        copy_to: given(&backups.copy_to),
+    }
+}
+
+pub(super) fn custody(
+    config: &Config,
+    trial: backup::Trial,
+    reopen: mpsc::UnboundedSender<()>,
+) -> http::Custody {
+    http::Custody {
+        backups: backup::Backups::new(shelf(config)),
+        premises: premises(config),
+        trial,
+        reopen,
+        admin_key: first_run::key_in_file(&config.server.data_dir, Uuid::now_v7(), UnixMs::now())
+            .map(|key| key.hash),
+        upload_bytes_max: config.backups.upload_bytes_max,
+        upload_time_max: Duration::from_secs(config.server.body_timeout_seconds),
+        restoring: Arc::default(),
+    }
+}
+
+pub(super) fn schedule(config: &Config) -> Option<backups::Schedule> {
+    let hours = Some(config.backups.interval_hours).filter(|hours| *hours > 0)?;
+    Some(backups::Schedule {
+        interval: Duration::from_secs(u64::from(hours) * 3600),
+        start_delay: Duration::from_secs(config.backups.start_delay_seconds),
+    })
 }
 
 pub(super) fn executor(config: &Config) -> script::Settings {
@@ -71,6 +129,7 @@ pub(super) fn server(config: &Config, device_key: Option<String>) -> http::Setti
             bodies_bytes_max: config.server.bodies_bytes_max,
         },
         network: http::Network { allow: config.management.allow.clone() },
+        endurance_tbw: config.card.endurance_tbw,
         page_limit_max: config.management.page_limit_max,
         access_log: config.log.access,
         device_key,
@@ -98,6 +157,10 @@ fn ceilings_of(limits: &config::Limits) -> script::Ceilings {
         map_entries: limits.max_map_entries,
         call_levels: limits.max_call_levels,
     }
+}
+
+fn days(days: u32) -> Duration {
+    Duration::from_secs(u64::from(days) * 24 * 3600)
 }
 
 fn size(bytes: u64) -> usize {

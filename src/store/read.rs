@@ -99,6 +99,11 @@ impl Snapshot {
         Ok(Snapshot { txn: db.begin_read()? })
     }
 
+    /// All tables.
+    pub(crate) fn tables(&self) -> &ReadTransaction {
+        &self.txn
+    }
+
     /// One version of a script.
     pub fn version(&self, script: Uuid, version: u32) -> Result<Option<Version>, Error> {
         let table = self.txn.open_table(VERSIONS)?;

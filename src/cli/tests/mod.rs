@@ -11,12 +11,16 @@ use std::thread;
 
 use serde_json::{Value, json};
 
+use super::backups::Offline;
 use super::run::{World, run_in};
 
 mod deploy;
 mod verbs;
 
 const ID: &str = "0192e4a0-7e5b-7000-8000-000000000000";
+
+const OFFLINE: Offline =
+    Offline { check: |_| Ok(json!({ "tables": { "apps": 2 } })), restore: |_, _| Ok(json!({})) };
 
 /// What a run printed and returned.
 struct Ran {
@@ -37,7 +41,7 @@ fn picloud(args: &[&str], environment: &[(&str, &str)]) -> Ran {
     let args = ["picloud"].iter().chain(args).map(Into::into).collect();
     let environment = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = run_in(World { args, environment }, &mut out, &mut err, |_| ExitCode::from(42));
+    let code = run_in(World { args, environment }, &mut out, &mut err, |_| ExitCode::from(42), OFFLINE);
     Ran { code, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
 }
 
@@ -184,10 +188,11 @@ fn serve_hands_over_the_configuration_or_exits_78() {
         "[::1]:2",
     ];
     let world = World { args: args.map(Into::into).into(), environment: vec![] };
-    let code = run_in(world, &mut Vec::new(), &mut Vec::new(), |config| {
+    let daemon = |config| {
         given.set(Some(config));
         ExitCode::from(42)
-    });
+    };
+    let code = run_in(world, &mut Vec::new(), &mut Vec::new(), daemon, OFFLINE);
     assert_eq!(code, ExitCode::from(42));
     let server = given.take().unwrap().server;
     assert_eq!((server.threads, server.listen.len(), server.data_dir.to_str()), (3, 2, Some("d")));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -26,6 +27,10 @@ const PAGE_LIMIT: usize = 100;
 /// One management request.
 pub(super) struct Call {
     pub(super) method: Method,
+    /// What the body is said to be, in lower case and without parameters.
+    pub(super) content_type: String,
+    /// The caller's key; nil for the device's.
+    pub(super) key_id: Uuid,
     query: BTreeMap<String, String>,
     body: Incoming,
     page_limit_max: usize,
@@ -45,7 +50,10 @@ pub(super) struct List<T> {
 }
 
 impl Call {
-    pub(super) fn new(parts: &Parts, body: Incoming, page_limit_max: usize) -> Call {
+    pub(super) fn new(parts: &Parts, body: Incoming, key_id: Uuid, page_limit_max: usize) -> Call {
+        let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+        let content_type = essence.trim().to_ascii_lowercase();
         let query = parts.uri.query().unwrap_or_default();
         let decode =
             |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
@@ -54,7 +62,7 @@ impl Call {
             .filter(|pair| !pair.is_empty())
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let query = pairs.map(|(name, value)| (decode(name), decode(value))).collect();
-        Call { method: parts.method.clone(), query, body, page_limit_max }
+        Call { method: parts.method.clone(), content_type, key_id, query, body, page_limit_max }
     }
 
     /// A parameter that is there and not empty.
@@ -74,6 +82,11 @@ impl Call {
             return Err(Refusal::invalid("limit", format!("must be 1 to {}", self.page_limit_max)));
         }
         Ok(Paging { limit, cursor: self.param("cursor").map(str::to_owned) })
+    }
+
+    /// The body as it comes.
+    pub(super) fn into_body(self) -> Incoming {
+        self.body
     }
 
     /// The body as a `T`. 400 if it is no JSON, 422 that names the field if it is the wrong JSON.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Either;
-use http_body_util::channel::{Channel, Sender};
+use http_body_util::channel::Channel;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::executions::Whose;
 use super::input::{Call, List};
 use super::{Office, Outcome, not_allowed};
-use crate::http::reply::{self, Refusal};
+use crate::http::reply::{self, BodySender, Refusal};
 use crate::model::{ExecutionRecord, UnixMs};
 use crate::store::{ExecutionFilter, Position, Stopped};
 
@@ -124,7 +124,7 @@ impl Office {
 async fn follow(
     mut tail: broadcast::Receiver<Arc<ExecutionRecord<'static>>>,
     wanted: Wanted,
-    mut sender: Sender<Bytes>,
+    mut sender: BodySender,
     guests: crate::http::Guests,
 ) {
     let mut closing = guests.closing();

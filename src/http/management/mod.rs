@@ -4,14 +4,17 @@
 //! visible what was posted before, so that a caller always reads its own writes.
 
 mod apps;
+mod backups;
 mod dead_letters;
 mod executions;
 mod input;
 mod keys;
 mod logs;
 mod metrics;
+mod restores;
 mod routes;
 mod scripts;
+mod status;
 mod system;
 
 use std::net::IpAddr;
@@ -35,7 +38,8 @@ use crate::store::{ChangeError, Changes, Error, Snapshot, Store};
 use input::Call;
 pub use system::SystemInfo;
 
-pub use keys::new_secret;
+pub use keys::{key_of, new_secret};
+pub use restores::Custody;
 
 type Outcome = Result<Reply, Refusal>;
 
@@ -67,6 +71,8 @@ pub(super) struct Office {
     pub(super) guests: Guests,
     pub(super) info: Arc<SystemInfo>,
     pub(super) page_limit_max: usize,
+    pub(super) endurance_tbw: u64,
+    pub(super) custody: Custody,
 }
 
 impl Office {
@@ -94,14 +100,15 @@ impl Office {
             (&Method::GET, ["version"]) => return self.version(),
             _ => {}
         }
-        if self.auth.principal(&parts.headers, table).is_none() {
+        let Some(principal) = self.auth.principal(&parts.headers, table) else {
             let message = "no valid api key: send Authorization: Bearer <key>";
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));
-        }
-        let call = Call::new(&parts, body, self.page_limit_max);
+        };
+        let call = Call::new(&parts, body, principal.key_id, self.page_limit_max);
         match segments.as_slice() {
             ["health" | "ready" | "version"] => not_allowed("GET"),
             ["metrics"] => self.metrics(&call),
+            ["status"] => self.status(&call),
             ["apps", rest @ ..] => self.apps(call, table, rest).await,
             ["keys", rest @ ..] => self.keys(call, rest).await,
             ["validate"] => self.validate(call).await,
@@ -110,6 +117,9 @@ impl Office {
             ["dead-letters", rest @ ..] => self.dead_letters(call, rest).await,
             ["logs"] => self.logs(call).await,
             ["logs", "tail"] => self.tail(&call),
+            ["backups", rest @ ..] => self.backups(call, rest).await,
+            ["export"] => self.export(&call),
+            ["restore"] => self.restore(call).await,
             _ => Err(unknown()),
         }
     }
@@ -189,6 +199,7 @@ fn refused(error: ChangeError) -> Refusal {
         ChangeError::NotFound { .. } => Refusal::not_found(error.to_string()),
         ChangeError::Conflict(message) => Refusal::new(StatusCode::CONFLICT, message),
         ChangeError::Invalid { field, why } => Refusal::invalid(field, why),
+        ChangeError::StorageFull(_) => Refusal::overloaded(error.to_string(), "storage_full"),
         ChangeError::Store(error) => broken(&error),
     }
 }

@@ -11,12 +11,17 @@ use crate::model::{DeadLetter, Row};
 use crate::store::codec;
 use crate::store::log::{self, BlockHead};
 use crate::store::tables::{
-    APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES, META_SCHEMA,
-    OUTBOX, ROUTES, SCHEMA, SCRIPTS, VERSIONS,
+    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES,
+    META_SCHEMA, META_VERSIONS_BYTES, META_WEAR, OUTBOX, ROUTES, SCRIPTS, TableKey, TableVisitor, VERSIONS,
 };
+use crate::store::wear::Wear;
+use crate::store::{Error, SCHEMA};
 
 type Shelf<K> = BTreeMap<K, Vec<u8>>;
 type Record = (u128, Vec<u8>);
+
+/// Tables that are read below.
+const TABLES: usize = 11;
 
 /// The tables of a file.
 #[derive(Debug)]
@@ -41,6 +46,7 @@ pub(super) struct Weights {
     pub(super) letters: usize,
     pub(super) letters_bytes: usize,
     pub(super) log_bytes: usize,
+    pub(super) versions_bytes: usize,
 }
 
 impl Found {
@@ -52,6 +58,10 @@ impl Found {
         let claimed = meta.remove(META_CLAIMED).unwrap_or_default();
         let claimed = claimed.as_chunks::<16>().0.iter().map(|id| u128::from_be_bytes(*id)).collect();
         let dead_bytes = meta.remove(META_DEAD_BYTES).map_or(Ok(0), |bytes| number(&bytes))?;
+        let versions_bytes = meta.remove(META_VERSIONS_BYTES).map_or(Ok(0), |bytes| number(&bytes))?;
+        if let Some(wear) = meta.remove(META_WEAR) {
+            codec::decode::<Wear>(&wear).map_err(|error| error.to_string())?;
+        }
         if meta.remove(META_SCHEMA) != Some(SCHEMA.to_le_bytes().to_vec()) || !meta.is_empty() {
             return Err(format!("the schema is another, or the reference does not know {:?}", meta.keys()));
         }
@@ -67,8 +77,11 @@ impl Found {
             blocks: read_log(&txn)?,
             claimed,
         };
-        if found.weights().letters_bytes != dead_bytes {
-            return Err(format!("the dead letters are said to have {dead_bytes} bytes"));
+        let weights = found.weights();
+        if (weights.letters_bytes, weights.versions_bytes) != (dead_bytes, versions_bytes) {
+            return Err(format!(
+                "letters and sources are noted with {dead_bytes}, {versions_bytes}: {weights:?}"
+            ));
         }
         found.check().map(|()| found)
     }
@@ -88,6 +101,7 @@ impl Found {
             letters: self.letters.len(),
             letters_bytes: weigh(&self.letters),
             log_bytes,
+            versions_bytes: self.versions.values().map(Vec::len).sum(),
         }
     }
 
@@ -118,29 +132,27 @@ impl Found {
     }
 }
 
+#[derive(Default)]
+struct Names(BTreeSet<String>);
+
+impl TableVisitor for Names {
+    fn table<K: TableKey>(&mut self, table: TableDefinition<'static, K, &'static [u8]>) -> Result<(), Error> {
+        self.0.insert(table.name().to_owned());
+        Ok(())
+    }
+}
+
 /// A table that the reference does not know would be one that no cut was tried on.
 fn check_tables(txn: &ReadTransaction) -> Result<(), String> {
     let names: BTreeSet<String> =
         txn.list_tables().map_err(|error| error.to_string())?.map(|table| table.name().to_owned()).collect();
-    let known = [
-        META.name(),
-        APPS.name(),
-        DOMAINS.name(),
-        SCRIPTS.name(),
-        VERSIONS.name(),
-        ROUTES.name(),
-        KEYS.name(),
-        OUTBOX.name(),
-        LOG.name(),
-        LOG_INDEX.name(),
-        DEAD_LETTERS.name(),
-    ];
-    let known: BTreeSet<String> = known.into_iter().map(str::to_owned).collect();
-    if names == known {
-        Ok(())
-    } else {
-        Err(format!("the tables are {names:?}, the reference has {known:?}"))
+    let mut known = Names::default();
+    tables::each_table(&mut known).map_err(|error| error.to_string())?;
+    let Names(known) = known;
+    if known.len() != TABLES {
+        return Err(format!("the reference knows {TABLES} tables, the store has {}", known.len()));
     }
+    if names == known { Ok(()) } else { Err(format!("the tables are {names:?}, not {known:?}")) }
 }
 
 fn number(bytes: &[u8]) -> Result<usize, String> {

@@ -12,11 +12,11 @@ use super::chance::Chance;
 use super::disk::{Cutter, Disk, Event};
 use super::found::Found;
 use super::life::{Life, Plan, Told, View, name};
-use super::plans::Plans;
+use super::plans::{LETTERS_AGE_MAX, Plans};
 use super::player::{self, Player};
 use super::world::{Orphan, World, wrong_orphan};
-use crate::store::Settings;
 use crate::store::apply::Sabotage;
+use crate::store::{Bounds, Settings};
 
 /// How long a history is, and on what it is played.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub(super) struct Shape {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Report {
     pub(super) cuts: usize,
-    /// Of everything that was written and found.
+    /// Of where something was written, and of what was found.
     pub(super) digest: u64,
 }
 
@@ -69,6 +69,13 @@ fn settings(chance: &mut Chance) -> Settings {
         log_age_max: Duration::from_secs(1_800),
         dead_letters_max: 6,
         dead_letters_bytes_max: 12 * 1024,
+        dead_letters_age_max: LETTERS_AGE_MAX,
+        dead_letters_alert_at: 4,
+        versions_bytes_max: 2 * 1024,
+        versions_age_max: Duration::from_secs(20 * 3_600),
+        sync_delay: Duration::ZERO,
+        write_budget_bytes_per_day: 0,
+        space: Bounds { low_bytes: 0, inodes_low: 0, reserve_bytes: 0 },
     }
 }
 
@@ -152,6 +159,9 @@ impl History {
             let copy = (position == chosen).then(|| image.clone());
             let world = examine(image, &self.settings, &life, position)?;
             self.cuts += 1;
+            let held =
+                (world.0.outbox.keys(), world.0.letters.keys(), world.0.log.iter().map(|record| record.id));
+            held.0.chain(held.1).copied().chain(held.2).for_each(|id| id.hash(&mut self.digest));
             if let Some(image) = copy {
                 self.check_owed(&answers, &world.0, position)?;
                 next = Some(Beginning { image, world, plans: plans.clone() });
@@ -161,10 +171,11 @@ impl History {
         next.ok_or_else(|| "no cut was chosen".to_owned())
     }
 
+    /// Not the bytes themselves: the totals of the card's wear go by the clock.
     fn note(&mut self, journal: &[Event]) {
         for event in journal {
             match event {
-                Event::Write { offset, data } => (offset, data).hash(&mut self.digest),
+                Event::Write { offset, data } => (offset, data.len()).hash(&mut self.digest),
                 Event::SetLen(len) => len.hash(&mut self.digest),
                 Event::Sync => 0_u8.hash(&mut self.digest),
             }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -17,6 +18,8 @@ use crate::model::{DeadLetter, Row, UnixMs};
 use crate::store::Settings;
 use crate::store::apply::Ask;
 use crate::store::log::BlockHead;
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// A command that the history asks for.
 #[derive(Clone, Debug)]
@@ -81,6 +84,8 @@ pub(super) struct Life {
     opened_at: usize,
     /// What the start said of the rows that it found.
     orphans: Vec<Orphan>,
+    /// When it last looked for sources that are too old.
+    sources_looked_at: Option<UnixMs>,
     /// Blocks of the log that were ever seen.
     heads: BTreeMap<u64, BlockHead>,
 }
@@ -99,7 +104,14 @@ impl Life {
     pub(super) fn new(settings: &Settings, world: World, orphans: Vec<Orphan>) -> Life {
         let note = Note { world, ..Note::default() };
         let settings = settings.clone();
-        Life { settings, notes: vec![note], opened_at: usize::MAX, orphans, heads: BTreeMap::new() }
+        Life {
+            settings,
+            notes: vec![note],
+            opened_at: usize::MAX,
+            orphans,
+            sources_looked_at: None,
+            heads: BTreeMap::new(),
+        }
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -176,6 +188,11 @@ impl Life {
             }
         }
         world.bury(&letters, &self.settings);
+        let now = batch.ask.now;
+        let day_due = self.sources_looked_at.is_none_or(|at| now.since(at) >= DAY);
+        if world.setup.drop_sources(&self.settings, day_due, batch.ask.checkpoint, now) {
+            self.sources_looked_at = Some(now);
+        }
         note.flushed = batch.ask.flush || batch.ask.checkpoint;
         durable_at.extend(note.flushed.then_some(batch.returned_at).flatten());
         note.durable_at = durable_at.into_iter().min();
@@ -193,9 +210,10 @@ impl Life {
                 View::Cut(_) => world.recovered(),
                 View::Live { .. } => (world, Vec::new()),
             };
-            let Some(why) = world.differs(found) else {
+            let Some(why) = world.differs(found, self.notes[commit].now, self.settings.dead_letters_age_max)
+            else {
                 self.check_retention(found, &world, commit)?;
-                return Ok((cut_log(world, found), orphans));
+                return Ok((without_dropped(world, found), orphans));
             };
             whys.push(format!("after batch {commit} (relaxed rows of {relaxed}, ends of {ended}): {why}"));
         }
@@ -308,7 +326,8 @@ fn check_told(what: &str, done: bool, told: Option<Told>, returned: bool) -> Res
 }
 
 /// What retention has dropped is not expected back.
-fn cut_log(mut world: World, found: &Found) -> World {
+fn without_dropped(mut world: World, found: &Found) -> World {
+    world.letters.retain(|id, _| found.letters.contains_key(id));
     world.log.drain(..world.log.len() - found.records().len());
     world
 }

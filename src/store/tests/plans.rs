@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -10,13 +11,16 @@ use uuid::Uuid;
 use super::chance::Chance;
 use super::life::{Plan, Told, name};
 use super::setup::Op;
-use super::world::{Item, Logged, Shelf, World};
+use super::world::{Item, Logged, Shelf, World, stamp_ms};
 use crate::model::{
     Access, App, Attempt, Body, BodyMode, DeadLetter, Delivery, DispatchMode, Domain, Durability, Ended,
     ExecutionRecord, InboxId, Key, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
 };
 use crate::store::apply::Ask;
 use crate::store::encode_record;
+
+/// Older dead letters may be dropped.
+pub(super) const LETTERS_AGE_MAX: Duration = Duration::from_secs(3 * 3_600);
 
 /// The instant at which histories begin.
 const BEGINNING: i64 = 1_767_225_600_000;
@@ -53,7 +57,8 @@ impl Plans {
 
     /// The next batch, and what the writer wants of it.
     pub(super) fn batch(&mut self, world: &World) -> (Vec<Plan>, Ask) {
-        let hours = if self.chance.percent(2) { 3_600_000 } else { 0 };
+        let hours =
+            i64::from(self.chance.percent(2)) * 3_600_000 + i64::from(self.chance.percent(1)) * 90_000_000;
         self.now.0 += hours + i64::try_from(self.chance.below(2_000)).unwrap();
         let mut plans = Vec::new();
         for _ in 0..self.chance.below(6) {
@@ -206,6 +211,7 @@ impl Plans {
         let mut again = row.clone();
         again.attempts = row.attempt();
         again.due_at = UnixMs(self.now.0 + 2_000);
+        again.wait_ms = 2_000;
         again.history.push(Attempt { at: self.now, status: Ended::Timeout, error: "too slow".into() });
         again
     }
@@ -222,9 +228,10 @@ impl Plans {
         (length > 0).then(|| list(self).swap_remove(at))
     }
 
-    /// Ids sort by time, as those of the house do.
+    /// Ids carry their time, as those of the house do (RFC 9562 5.7).
     fn id(&mut self) -> u128 {
-        u128::from(self.now.0.unsigned_abs()) << 80 | self.chance.id() >> 48
+        let chance = self.chance.id() & 0x0fff_3fff_ffff_ffff_ffff;
+        u128::from(self.now.0.unsigned_abs()) << 80 | 0x7000_8000_0000_0000_0000 | chance
     }
 
     fn text(&mut self) -> Vec<u8> {
@@ -268,6 +275,8 @@ impl Plans {
             pinned_version: None,
             history: vec![],
             redriven_from: None,
+            age_ms: 0,
+            wait_ms: 0,
         })
     }
 
@@ -379,9 +388,17 @@ impl Plans {
                 Op::RenameKey { id: self.some_id(&setup.keys), name, now }
             }
             25 => Op::DeleteKey(self.some_id(&setup.keys)),
-            26..32 => Op::Redrive { letter: self.some_id(&world.letters), execution: id, now },
-            _ => Op::Purge(self.some_id(&world.letters)),
+            26..32 => Op::Redrive { letter: self.letter(world), execution: id, now },
+            _ => Op::Purge(self.letter(world)),
         }
+    }
+
+    /// One that is sure to be there still.
+    fn letter(&mut self, world: &World) -> Uuid {
+        let young = |id: &u128| self.now.since(UnixMs(stamp_ms(*id))) <= LETTERS_AGE_MAX;
+        let letters: Shelf<DeadLetter> =
+            world.letters.iter().filter(|(id, _)| young(id)).map(|(id, item)| (*id, item.clone())).collect();
+        self.some_id(&letters)
     }
 
     fn script(&mut self, id: Uuid, world: &World) -> Script {

@@ -17,12 +17,12 @@ use crate::model::Row;
 use crate::store::apply::{Ask, Sabotage};
 use crate::store::backend::CardMeter;
 use crate::store::open::{Opened, open_on};
-use crate::store::writer::{Command, Load, Reply};
-use crate::store::{ChangeError, End, Error, Hooks, Recovered, Settings, Startable, Store};
+use crate::store::queue::{Command, Reply};
+use crate::store::{ChangeError, End, Error, Hooks, Load, Recovered, Settings, Startable, Store};
 
 /// Opens what is on a disk, as a start of the process does.
 pub(super) fn open(disk: &Disk, settings: &Settings) -> Result<Opened, String> {
-    open_on(disk.clone(), settings, Arc::new(CardMeter::default()))
+    open_on(disk.clone(), settings, Arc::new(CardMeter::default()), |_| Ok(()))
         .map_err(|error| format!("it does not open: {error}"))
 }
 
@@ -33,6 +33,7 @@ pub(super) fn orphans(recovered: &[Recovered]) -> Vec<Orphan> {
         crashes: row.crashes,
         sync: row.sync,
         due_at: row.due_at,
+        wait_max: row.wait_max,
     };
     recovered.iter().map(orphan).collect()
 }
@@ -258,9 +259,10 @@ pub(super) fn counted(opened: &Opened) -> Weights {
     Weights {
         outbox_rows: opened.recovered.len(),
         outbox_bytes: count(opened.outbox_bytes),
-        letters: count(opened.dead_letters),
-        letters_bytes: count(opened.dead_letters_bytes),
+        letters: count(opened.letters.rows),
+        letters_bytes: count(opened.letters.bytes),
         log_bytes: count(opened.tail.stored_bytes()),
+        versions_bytes: count(opened.sources.bytes),
     }
 }
 
@@ -273,6 +275,7 @@ fn check_load(found: &Found, load: &Load) -> Result<(), String> {
         letters: count(&load.dead_letters),
         letters_bytes: count(&load.dead_letters_bytes),
         log_bytes: count(&load.log_bytes),
+        versions_bytes: count(&load.versions_bytes),
     };
     let weights = found.weights();
     if counted == weights {

@@ -11,7 +11,7 @@ use crate::model::{
 };
 use crate::store::catalog::Catalog;
 use crate::store::codec;
-use crate::store::{AppPatch, ChangeError, Changes, KeyPatch, RoutePatch, ScriptPatch};
+use crate::store::{AppPatch, ChangeError, Changes, KeyPatch, RoutePatch, ScriptPatch, Settings};
 
 /// Versions that the store keeps of a script.
 const VERSIONS_KEPT: usize = 100;
@@ -69,7 +69,7 @@ impl Op {
             }
             Op::DeleteKey(id) => desk.delete_key(id),
             Op::Redrive { letter, execution, now } => {
-                desk.redrive(letter, |letter| Ok(revived(letter, execution, now))).map(drop)
+                desk.redrive(letter, |letter, _| Ok(revived(letter, execution, now))).map(drop)
             }
             Op::Purge(id) => desk.purge(id),
         }
@@ -116,7 +116,9 @@ pub(super) struct SetUp {
     pub(super) scripts: Shelf<Script>,
     pub(super) routes: Shelf<Route>,
     pub(super) keys: Shelf<Key>,
-    pub(super) versions: BTreeMap<(u128, u32), (ScriptSource, Vec<u8>)>,
+    pub(super) versions: BTreeMap<(u128, u32), (Version, Vec<u8>)>,
+    /// Whether a source came or went since the bounds were looked at.
+    touched: bool,
 }
 
 fn of<T: Clone>(shelf: &Shelf<T>, id: Uuid) -> Option<T> {
@@ -170,7 +172,7 @@ impl SetUp {
     fn new_source(&mut self, id: Uuid, source: ScriptSource, now: UnixMs) -> bool {
         let Some(mut script) = of(&self.scripts, id) else { return false };
         script.updated_at = now;
-        if self.versions[&(id.as_u128(), script.active_version)].0 != source {
+        if self.versions[&(id.as_u128(), script.active_version)].0.source != source {
             script.latest_version += 1;
             script.active_version = script.latest_version;
             self.put_version(id, script.latest_version, source, now);
@@ -196,12 +198,50 @@ impl SetUp {
 
     fn delete_script(&mut self, id: Uuid) -> bool {
         self.versions.retain(|(script, _), _| *script != id.as_u128());
+        self.touched = true;
         self.scripts.remove(&id.as_u128()).is_some()
     }
 
     fn put_version(&mut self, script: Uuid, version: u32, source: ScriptSource, created_at: UnixMs) {
-        let bytes = codec::encode(&Version { version, source: source.clone(), created_at });
-        self.versions.insert((script.as_u128(), version), (source, bytes));
+        let version = Version { version, source, created_at };
+        let bytes = codec::encode(&version);
+        self.versions.insert((script.as_u128(), version.version), (version, bytes));
+        self.touched = true;
+    }
+
+    /// Drops old sources after a batch: too many bytes, then a tenth more, or too old. Active ones stay. They are
+    /// looked at when one came or went, or at a checkpoint; the age only once a day.
+    pub(super) fn drop_sources(
+        &mut self,
+        settings: &Settings,
+        day_due: bool,
+        checkpoint: bool,
+        now: UnixMs,
+    ) -> bool {
+        let touched = std::mem::take(&mut self.touched);
+        let weigh = |(_, bytes): &(Version, Vec<u8>)| u64::try_from(bytes.len()).unwrap();
+        let mut held: u64 = self.versions.values().map(weigh).sum();
+        let over = held > settings.versions_bytes_max;
+        if !(touched || (checkpoint && day_due)) || !(over || day_due) {
+            return false;
+        }
+        let goal = if over { settings.versions_bytes_max / 10 * 9 } else { settings.versions_bytes_max };
+        let active = |(script, number): &(u128, u32)| {
+            self.scripts.get(script).is_some_and(|script| script.value.active_version == *number)
+        };
+        let mut idle: Vec<(UnixMs, (u128, u32))> = self
+            .versions
+            .iter()
+            .filter(|(key, _)| !active(key))
+            .map(|(key, (version, _))| (version.created_at, *key))
+            .collect();
+        idle.sort();
+        for (created_at, key) in idle {
+            if held > goal || now.since(created_at) > settings.versions_age_max {
+                held -= self.versions.remove(&key).map_or(0, |version| weigh(&version));
+            }
+        }
+        true
     }
 
     /// The simulation's paths are plain: two are in each other's way if they are the same.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -68,6 +69,7 @@ pub(super) struct Orphan {
     pub(super) crashes: u16,
     pub(super) sync: bool,
     pub(super) due_at: UnixMs,
+    pub(super) wait_max: Duration,
 }
 
 /// The first thing that a start said and should not have said.
@@ -90,7 +92,8 @@ impl World {
                 row.attempts += 1;
             }
             let (crashes, sync, due_at) = (row.crashes, row.is_sync(), row.due_at);
-            orphans.push(Orphan { id: *id, began, crashes, sync, due_at });
+            let wait_max = Duration::from_millis(row.wait_ms);
+            orphans.push(Orphan { id: *id, began, crashes, sync, due_at, wait_max });
             if began {
                 let bytes = codec::encode(&row);
                 *item = Arc::new(Item { value: row, bytes });
@@ -119,11 +122,16 @@ impl World {
         }
     }
 
-    /// Where `found` is not this state, if it is not. The log may have lost its beginning.
-    pub(super) fn differs(&self, found: &Found) -> Option<String> {
+    /// Where `found` is not this state, if it is not. The log may have lost its beginning, and so may the dead letters
+    /// if what is gone was too old.
+    pub(super) fn differs(&self, found: &Found, now: UnixMs, age_max: Duration) -> Option<String> {
+        let first = found.letters.keys().next().copied().unwrap_or(u128::MAX);
+        let over = |id: &u128| *id < first && now.since(UnixMs(stamp_ms(*id))) > age_max;
+        let letters = self.letters.iter().filter(|(id, _)| !over(id));
+        let letters: Shelf<DeadLetter> = letters.map(|(id, item)| (*id, item.clone())).collect();
         self.log_differs(found)
             .or_else(|| shelf_differs("outbox row", &self.outbox, &found.outbox))
-            .or_else(|| shelf_differs("dead letter", &self.letters, &found.letters))
+            .or_else(|| shelf_differs("dead letter", &letters, &found.letters))
             .or_else(|| self.setup.differs(found))
     }
 
@@ -143,6 +151,11 @@ impl World {
             Uuid::from_u128(self.log[dropped + wrong].id)
         ))
     }
+}
+
+/// When an id was made.
+pub(super) fn stamp_ms(id: u128) -> i64 {
+    i64::try_from(id >> 80).unwrap()
 }
 
 /// The row that a dead letter becomes again.

@@ -1,0 +1,68 @@
+//! What can be done with a backup while no daemon runs: check it, and make it the store of the next start.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{first_run, parts};
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::model::UnixMs;
+use crate::store::backup::{self, BackupError, Build, State};
+
+/// Checks the backup in `file`, and that it is the file whose hash stands beside it, if one does. Gives its manifest.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn check_backup(file: &Path) -> Result<Value, String> {
+    let mut backup = File::open(file).map_err(|error| error.to_string())?;
+    backup::check_hash_beside(file, &mut backup).map_err(|error| error.to_string())?;
+    let manifest = backup::check(&mut backup).map_err(|error| error.to_string())?;
+    serde_json::to_value(manifest).map_err(|error| error.to_string())
+}
+
+/// Makes a store of the backup in `file`, which the next start on the configured data directory opens, on trial as
+/// after any restore. What is there may be damaged; a daemon that has it open is left alone.
+///
+/// # Errors
+/// What is in the way, in words. Nothing was changed.
+pub fn restore(config: &Config, file: &Path) -> Result<Value, String> {
+    stage(config, file).map_err(|error| error.to_string())
+}
+
+fn stage(config: &Config, file: &Path) -> Result<Value, BackupError> {
+    let failed = |error: io::Error| BackupError::Failed(error.to_string());
+    let mut backup = File::open(file).map_err(failed)?;
+    backup::check_hash_beside(file, &mut backup)?;
+    let (premises, data_dir) = (parts::premises(config), &config.server.data_dir);
+    fs::create_dir_all(data_dir).map_err(failed)?;
+    let _lock = premises.lock()?;
+    premises.check_unused()?;
+    if [State::Restoring, State::Trial].contains(&premises.report().state) {
+        let why = "an earlier restore waits for the next start of PiCloud; start it first";
+        return Err(BackupError::Failed(why.into()));
+    }
+    // Whoever can write to this directory has every key to the device.
+    let keys = first_run::key_in_file(data_dir, Uuid::now_v7(), UnixMs::now()).into_iter().collect();
+    let target = premises.new_store();
+    let manifest = Build { target: &target, keys }.run(&mut backup)?;
+    give_to_owner(&target, data_dir).map_err(failed)?;
+    let report = premises.begin(manifest.id, manifest.created_at, UnixMs::now())?;
+    for file in [premises.journal(), premises.lock_file()] {
+        give_to_owner(&file, data_dir).map_err(failed)?;
+    }
+    serde_json::to_value(report).map_err(|error| BackupError::Failed(error.to_string()))
+}
+
+/// The daemon may run as somebody else than the person who restores.
+fn give_to_owner(file: &Path, directory: &Path) -> io::Result<()> {
+    let (own, theirs) = (fs::metadata(file)?, fs::metadata(directory)?);
+    if (own.uid(), own.gid()) == (theirs.uid(), theirs.gid()) {
+        return Ok(());
+    }
+    chown(file, Some(theirs.uid()), Some(theirs.gid()))
+}
