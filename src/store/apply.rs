@@ -23,6 +23,11 @@ use crate::model::{DeadLetter, Row, UnixMs};
 /// A durable commit takes the gathered log along from this size on; a smaller rest waits for the flush.
 const LOG_RIDES_FROM: usize = 16 * 1024;
 
+#[cfg(test)]
+mod sabotage;
+#[cfg(test)]
+pub(crate) use sabotage::Sabotage;
+
 /// What has been posted and is not in the file yet, and the counters that bound the file.
 pub(crate) struct Applier {
     shared: Arc<Shared>,
@@ -46,6 +51,8 @@ pub(crate) struct Applier {
     outbox_bytes_max: u64,
     letters: DeadLetters,
     sources: Sources,
+    #[cfg(test)]
+    pub(crate) sabotage: Sabotage,
 }
 
 /// What the writer wants of a batch besides its commands.
@@ -96,6 +103,8 @@ impl Applier {
             claimed_changed: false,
             waiting_since: None,
             unclean: false,
+            #[cfg(test)]
+            sabotage: Sabotage::None,
         }
     }
 
@@ -195,12 +204,16 @@ impl Applier {
             batch.settled.drain(..).for_each(|reply| reply(Ok(())));
             return Ok(());
         }
+        #[cfg(test)]
+        self.sabotage(db, batch, flush || visible)?;
         let mut txn = db.begin_write()?;
         let mut catalog = self.catalog.clone();
         let Made { replies, enqueued, wrote: changed, dead_freed, sources } =
             self.make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
         // Pages that a commit frees are used again only after a durable one, and a full card has no others.
         let durable = flush || promised || changed || !batch.retries.is_empty() || self.space.is_known_full();
+        #[cfg(test)]
+        let durable = durable && self.sabotage != Sabotage::NoSync;
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable, ask.now)?;
         if dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now)) {

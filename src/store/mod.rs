@@ -12,6 +12,7 @@ mod ages;
 mod apply;
 mod backend;
 pub mod backup;
+mod birth;
 mod budget;
 mod catalog;
 mod changes;
@@ -32,6 +33,8 @@ mod space;
 mod tables;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod wear;
 mod writer;
 

@@ -10,6 +10,7 @@ use redb::{Database, ReadableTable, StorageBackend, TableDefinition, WriteTransa
 use uuid::Uuid;
 
 use super::backend::{Card, CardMeter};
+use super::birth;
 use super::budget::Budget;
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
@@ -156,6 +157,8 @@ pub(crate) fn open_on(
     meter: Arc<CardMeter>,
     before_migration: impl FnOnce(u32) -> Result<(), Error>,
 ) -> Result<Opened, Error> {
+    birth::clear_unfinished(&card)
+        .map_err(|error| Error::Open { path: settings.path.display().to_string(), why: error.to_string() })?;
     let db = open_database(card, settings.cache_bytes, &settings.path)?;
     migrate::migrate(&db, &settings.path.display().to_string(), STEPS, before_migration)?;
     let mut txn = db.begin_write()?;

@@ -1,0 +1,215 @@
+//! Everything that a file holds, read table by table, and what must be true of it whatever happened before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use redb::{
+    Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, Value,
+};
+use uuid::Uuid;
+
+use crate::model::{DeadLetter, Row};
+use crate::store::codec;
+use crate::store::log::{self, BlockHead};
+use crate::store::tables::{
+    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES,
+    META_SCHEMA, META_VERSIONS_BYTES, META_WEAR, OUTBOX, ROUTES, SCRIPTS, TableKey, TableVisitor, VERSIONS,
+};
+use crate::store::wear::Wear;
+use crate::store::{Error, SCHEMA};
+
+type Shelf<K> = BTreeMap<K, Vec<u8>>;
+type Record = (u128, Vec<u8>);
+
+/// Tables that are read below.
+const TABLES: usize = 11;
+
+/// The tables of a file.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) apps: Shelf<u128>,
+    pub(super) domains: Shelf<u128>,
+    pub(super) scripts: Shelf<u128>,
+    pub(super) routes: Shelf<u128>,
+    pub(super) keys: Shelf<u128>,
+    pub(super) versions: Shelf<(u128, u32)>,
+    pub(super) outbox: Shelf<u128>,
+    pub(super) letters: Shelf<u128>,
+    pub(super) blocks: BTreeMap<u64, (BlockHead, Vec<Record>)>,
+    pub(super) claimed: BTreeSet<u128>,
+}
+
+/// What the tables weigh.
+#[derive(Debug, PartialEq)]
+pub(super) struct Weights {
+    pub(super) outbox_rows: usize,
+    pub(super) outbox_bytes: usize,
+    pub(super) letters: usize,
+    pub(super) letters_bytes: usize,
+    pub(super) log_bytes: usize,
+    pub(super) versions_bytes: usize,
+}
+
+impl Found {
+    /// Reads all there is. An error says what cannot be so.
+    pub(super) fn read(db: &Database) -> Result<Found, String> {
+        let txn = db.begin_read().map_err(|error| error.to_string())?;
+        check_tables(&txn)?;
+        let mut meta = read_meta(&txn)?;
+        let claimed = meta.remove(META_CLAIMED).unwrap_or_default();
+        let claimed = claimed.as_chunks::<16>().0.iter().map(|id| u128::from_be_bytes(*id)).collect();
+        let dead_bytes = meta.remove(META_DEAD_BYTES).map_or(Ok(0), |bytes| number(&bytes))?;
+        let versions_bytes = meta.remove(META_VERSIONS_BYTES).map_or(Ok(0), |bytes| number(&bytes))?;
+        if let Some(wear) = meta.remove(META_WEAR) {
+            codec::decode::<Wear>(&wear).map_err(|error| error.to_string())?;
+        }
+        if meta.remove(META_SCHEMA) != Some(SCHEMA.to_le_bytes().to_vec()) || !meta.is_empty() {
+            return Err(format!("the schema is another, or the reference does not know {:?}", meta.keys()));
+        }
+        let found = Found {
+            apps: read(&txn, APPS)?,
+            domains: read(&txn, DOMAINS)?,
+            scripts: read(&txn, SCRIPTS)?,
+            routes: read(&txn, ROUTES)?,
+            keys: read(&txn, KEYS)?,
+            versions: read(&txn, VERSIONS)?,
+            outbox: read(&txn, OUTBOX)?,
+            letters: read(&txn, DEAD_LETTERS)?,
+            blocks: read_log(&txn)?,
+            claimed,
+        };
+        let weights = found.weights();
+        if (weights.letters_bytes, weights.versions_bytes) != (dead_bytes, versions_bytes) {
+            return Err(format!(
+                "letters and sources are noted with {dead_bytes}, {versions_bytes}: {weights:?}"
+            ));
+        }
+        found.check().map(|()| found)
+    }
+
+    /// All records, the first to end first.
+    pub(super) fn records(&self) -> Vec<&Record> {
+        self.blocks.values().flat_map(|(_, records)| records).collect()
+    }
+
+    pub(super) fn weights(&self) -> Weights {
+        let weigh = |shelf: &Shelf<u128>| shelf.values().map(Vec::len).sum();
+        let log_bytes =
+            self.blocks.values().map(|(head, _)| usize::try_from(head.stored_bytes).unwrap()).sum();
+        Weights {
+            outbox_rows: self.outbox.len(),
+            outbox_bytes: weigh(&self.outbox),
+            letters: self.letters.len(),
+            letters_bytes: weigh(&self.letters),
+            log_bytes,
+            versions_bytes: self.versions.values().map(Vec::len).sum(),
+        }
+    }
+
+    /// What no history may lead to.
+    fn check(&self) -> Result<(), String> {
+        let mut ended = BTreeSet::new();
+        for (id, _) in self.records() {
+            if !ended.insert(*id) {
+                return Err(format!("{} ended twice", Uuid::from_u128(*id)));
+            }
+            if self.outbox.contains_key(id) {
+                return Err(format!("{} is both due and done", Uuid::from_u128(*id)));
+            }
+        }
+        for bytes in self.letters.values() {
+            let letter: DeadLetter = codec::decode(bytes).map_err(|error| error.to_string())?;
+            if self.outbox.contains_key(&letter.row.execution_id.as_u128()) {
+                return Err(format!("{} is both due and dead", letter.row.execution_id));
+            }
+        }
+        for (id, bytes) in &self.outbox {
+            let row: Row = codec::decode(bytes).map_err(|error| error.to_string())?;
+            if row.execution_id.as_u128() != *id || row.attempts < row.crashes {
+                return Err(format!("{} contradicts itself: {row:?}", Uuid::from_u128(*id)));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Names(BTreeSet<String>);
+
+impl TableVisitor for Names {
+    fn table<K: TableKey>(&mut self, table: TableDefinition<'static, K, &'static [u8]>) -> Result<(), Error> {
+        self.0.insert(table.name().to_owned());
+        Ok(())
+    }
+}
+
+/// A table that the reference does not know would be one that no cut was tried on.
+fn check_tables(txn: &ReadTransaction) -> Result<(), String> {
+    let names: BTreeSet<String> =
+        txn.list_tables().map_err(|error| error.to_string())?.map(|table| table.name().to_owned()).collect();
+    let mut known = Names::default();
+    tables::each_table(&mut known).map_err(|error| error.to_string())?;
+    let Names(known) = known;
+    if known.len() != TABLES {
+        return Err(format!("the reference knows {TABLES} tables, the store has {}", known.len()));
+    }
+    if names == known { Ok(()) } else { Err(format!("the tables are {names:?}, not {known:?}")) }
+}
+
+fn number(bytes: &[u8]) -> Result<usize, String> {
+    let bytes = <[u8; 8]>::try_from(bytes).map_err(|_| "a counter is not eight bytes".to_owned())?;
+    usize::try_from(u64::from_le_bytes(bytes)).map_err(|error| error.to_string())
+}
+
+fn read_meta(txn: &ReadTransaction) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    let table = txn.open_table(META).map_err(|error| error.to_string())?;
+    let mut all = BTreeMap::new();
+    for entry in table.iter().map_err(|error| error.to_string())? {
+        let (key, bytes) = entry.map_err(|error| error.to_string())?;
+        all.insert(key.value().to_owned(), bytes.value().to_vec());
+    }
+    Ok(all)
+}
+
+fn read<K>(txn: &ReadTransaction, table: TableDefinition<'_, K, &'static [u8]>) -> Result<Shelf<K>, String>
+where
+    K: Key + Ord + 'static + for<'a> Value<SelfType<'a> = K>,
+{
+    let table = txn.open_table(table).map_err(|error| error.to_string())?;
+    let mut all = BTreeMap::new();
+    for entry in table.iter().map_err(|error| error.to_string())? {
+        let (key, bytes) = entry.map_err(|error| error.to_string())?;
+        all.insert(key.value(), bytes.value().to_vec());
+    }
+    Ok(all)
+}
+
+fn read_log(txn: &ReadTransaction) -> Result<BTreeMap<u64, (BlockHead, Vec<Record>)>, String> {
+    let (index, blocks) = (read(txn, LOG_INDEX)?, read(txn, LOG)?);
+    if !index.keys().eq(blocks.keys()) {
+        return Err(format!("the index of the log has {:?}, the log has {:?}", index.keys(), blocks.keys()));
+    }
+    if index.keys().zip(index.keys().skip(1)).any(|(number, next)| number + 1 != *next) {
+        return Err(format!("the log has gaps: {:?}", index.keys()));
+    }
+    let mut log = BTreeMap::new();
+    for ((number, head), packed) in index.into_iter().zip(blocks.into_values()) {
+        let head: BlockHead = codec::decode(&head).map_err(|error| error.to_string())?;
+        let raw = log::unpack(&head, &packed).map_err(|error| error.to_string())?;
+        let records = log::entries(&raw).map_err(|error| error.to_string())?;
+        let records: Vec<Record> = records.into_iter().map(|(id, bytes)| (id, bytes.to_vec())).collect();
+        check_head(&head, raw.len(), packed.len(), &records)
+            .map_err(|why| format!("block {number}: {why}"))?;
+        log.insert(number, (head, records));
+    }
+    Ok(log)
+}
+
+fn check_head(head: &BlockHead, raw: usize, stored: usize, records: &[Record]) -> Result<(), String> {
+    let ids = || records.iter().map(|(id, _)| *id);
+    let same = usize::try_from(head.count) == Ok(records.len())
+        && usize::try_from(head.raw_bytes) == Ok(raw)
+        && usize::try_from(head.stored_bytes) == Ok(stored)
+        && Some(head.id_min) == ids().min()
+        && Some(head.id_max) == ids().max();
+    if same { Ok(()) } else { Err(format!("its index entry is wrong: {head:?}")) }
+}
