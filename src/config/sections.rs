@@ -25,8 +25,12 @@ pub struct Config {
     pub executions: Executions,
     /// Work that ended without success.
     pub dead_letters: DeadLetters,
+    /// Sources of scripts that are not active any more.
+    pub versions: Versions,
     /// The database file.
     pub store: Store,
+    /// What the card endures.
+    pub card: Card,
     /// Copies of the database.
     pub backups: Backups,
     /// The daemon's own log.
@@ -238,11 +242,31 @@ pub struct DeadLetters {
     pub rows_max: u64,
     /// Bytes of all letters; the oldest goes first.
     pub bytes_max: u64,
+    /// Days a letter is kept.
+    pub age_max_days: u32,
+    /// From so many letters on somebody should look: a warning and a metric; 0 = never.
+    pub alert_at: u64,
 }
 
 impl Default for DeadLetters {
     fn default() -> DeadLetters {
-        DeadLetters { rows_max: 10_000, bytes_max: 64 * 1024 * 1024 }
+        DeadLetters { rows_max: 10_000, bytes_max: 64 * 1024 * 1024, age_max_days: 90, alert_at: 100 }
+    }
+}
+
+/// Sources of scripts that are not active any more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Versions {
+    /// Bytes of all versions of all scripts; over it the oldest that is not active goes.
+    pub bytes_max: u64,
+    /// Days a version that is not active is kept.
+    pub age_max_days: u32,
+}
+
+impl Default for Versions {
+    fn default() -> Versions {
+        Versions { bytes_max: 64 * 1024 * 1024, age_max_days: 365 }
     }
 }
 
@@ -254,11 +278,42 @@ pub struct Store {
     pub cache_bytes: usize,
     /// Milliseconds until relaxed writes are durable.
     pub flush_interval_ms: u64,
+    /// Milliseconds added to each sync of the card, to see how a slower card would do; for measuring only.
+    pub sync_delay_ms: u64,
+    /// Free bytes of the card below which nothing new is accepted.
+    pub space_low_bytes: u64,
+    /// Free inodes below which nothing new is accepted, where the file system counts them.
+    pub inodes_low: u64,
+    /// Bytes set aside for the moment in which a write finds no room; 0 = none.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Store {
     fn default() -> Store {
-        Store { cache_bytes: 16 * 1024 * 1024, flush_interval_ms: 1_000 }
+        Store {
+            cache_bytes: 16 * 1024 * 1024,
+            flush_interval_ms: 1_000,
+            sync_delay_ms: 0,
+            space_low_bytes: 64 * 1024 * 1024,
+            inodes_low: 128,
+            reserve_bytes: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// What the card endures, and what it may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Card {
+    /// Terabytes that may be written to it in its life, by its maker.
+    pub endurance_tbw: u64,
+    /// Bytes that may be written each day before the store becomes thrifty; 0 = any.
+    pub write_budget_bytes_per_day: u64,
+}
+
+impl Default for Card {
+    fn default() -> Card {
+        Card { endurance_tbw: 20, write_budget_bytes_per_day: 0 }
     }
 }
 

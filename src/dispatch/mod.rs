@@ -108,6 +108,11 @@ impl Dispatch {
         dispatcher::start(self.clone())
     }
 
+    /// The id of a new execution, later than all others.
+    pub fn new_id(&self) -> Uuid {
+        self.inner.store.new_id()
+    }
+
     /// Runs a row that somebody waits for: registers the waiter, then enqueues, then runs. A `strict` row is on
     /// the card before its script starts.
     pub fn call(&self, mut row: Row, strict: bool) -> Waiter {
@@ -245,8 +250,8 @@ impl Dispatch {
     }
 
     fn not_accepted(&self, row: &Row, error: &store::Error) {
-        let fault = if error.is_refusal() {
-            Fault::new(FaultKind::Overloaded, error.to_string())
+        let fault = if let Some(reason) = error.refusal() {
+            Fault { reason: Some(reason), ..Fault::new(FaultKind::Overloaded, error.to_string()) }
         } else {
             tracing::error!(execution = %row.execution_id, %error, "a row could not be accepted");
             Fault::new(FaultKind::Platform, "internal error")
@@ -276,7 +281,7 @@ impl Dispatch {
         sorted.sort_by_key(|found| (suspect(found), found.execution_id));
         for found in sorted {
             if !suspect(&found) {
-                self.inner.dispatcher.orphan(found.execution_id, found.due_at, self.inner.policy.backoff_max);
+                self.inner.dispatcher.orphan(found.execution_id, found.due_at, found.wait_max);
                 continue;
             }
             let Ok(Some(row)) = self.load(found.execution_id) else { continue };

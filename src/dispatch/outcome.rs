@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -50,14 +51,17 @@ impl Dispatch {
 
     pub(super) fn conclude_async(&self, row: &Arc<Row>, finished: Finished) {
         let now = UnixMs::now();
+        let age = Duration::from_millis(row.age_ms) + finished.queue_wait + finished.outcome.duration;
         let next = match &finished.outcome.result {
             Ok(_) => Next::Drop,
-            Err(fault) => self.inner.policy.after(row, fault, now, chance()),
+            Err(fault) => self.inner.policy.after(row, fault, age, chance()),
         };
         match (next, &finished.outcome.result) {
             (Next::Retry(wait), Err(fault)) => {
                 count(&self.inner.tally.retries);
-                let again = Arc::new(failed(row, fault, now, now.plus(wait)));
+                let mut again = failed(row, fault, now, now.plus(wait));
+                (again.age_ms, again.wait_ms) = (millis(age + wait), millis(wait));
+                let again = Arc::new(again);
                 self.inner.store.settle(row, End::Retry(again.clone()));
                 self.inner.dispatcher.later(again, wait);
             }
@@ -92,7 +96,7 @@ impl Dispatch {
     fn bury(&self, buried: Row, row: &Arc<Row>, finished: &Finished, reason: &'static str) {
         count(&self.inner.tally.dead);
         let died_at = UnixMs::now();
-        let (id, script_version) = (Uuid::now_v7(), finished.version);
+        let (id, script_version) = (self.inner.store.new_id(), finished.version);
         let letter = DeadLetter { id, row: buried, script_version, reason: reason.into(), died_at };
         let record = record(row, finished, Delivery::None, Some(id));
         self.close_record(row, record, |record| End::Dead(Box::new(letter), record));
@@ -215,8 +219,12 @@ fn kept(text: &str, most: usize) -> Cow<'_, str> {
     format!("{}…", &text[..end]).into()
 }
 
-fn micros(duration: std::time::Duration) -> u64 {
+fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Uniform in 0..1; without randomness the whole wait is taken.

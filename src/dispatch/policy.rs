@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Row, UnixMs};
+use crate::model::Row;
 use crate::script::{Fault, FaultKind};
 
 /// How often and how long a row is tried.
@@ -38,8 +38,9 @@ pub enum Next {
 }
 
 impl Policy {
-    /// Decides about `row`, whose attempt number `row.attempt()` failed with `fault`. `chance` is uniform in 0..1.
-    pub fn after(&self, row: &Row, fault: &Fault, now: UnixMs, chance: f64) -> Next {
+    /// Decides about `row`, whose attempt number `row.attempt()` failed with `fault` when it was `age` old.
+    /// `chance` is uniform in 0..1.
+    pub fn after(&self, row: &Row, fault: &Fault, age: Duration, chance: f64) -> Next {
         match fault.kind {
             FaultKind::Drain => return Next::Keep,
             FaultKind::Cancelled => return Next::Drop,
@@ -55,7 +56,7 @@ impl Policy {
             return Next::Dead("attempts");
         }
         let wait = fault.retry_after.unwrap_or_else(|| self.jitter(self.backoff(row.attempts), chance));
-        if now.plus(wait).since(row.accepted_at) > self.age_max {
+        if age.saturating_add(wait) > self.age_max {
             return Next::Dead("age");
         }
         Next::Retry(wait)
@@ -87,7 +88,7 @@ pub(crate) mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Body, InboxId, Kind, Request};
+    use crate::model::{Body, InboxId, Kind, Request, UnixMs};
 
     const POLICY: Policy = Policy {
         attempts_max: 6,
@@ -129,19 +130,21 @@ pub(crate) mod tests {
             pinned_version: None,
             history: vec![],
             redriven_from: None,
+            age_ms: 0,
+            wait_ms: 0,
         }
     }
 
     #[test]
     fn the_schedule_is_the_contracts() {
         // An injected clock walks a row through all its attempts; chance 1 is the whole wait.
-        let mut now = UnixMs(0);
+        let mut age = Duration::ZERO;
         let mut waits = vec![];
         for attempts in 0.. {
-            match POLICY.after(&row(attempts), &Fault::new(FaultKind::Runtime, "x"), now, 1.0) {
+            match POLICY.after(&row(attempts), &Fault::new(FaultKind::Runtime, "x"), age, 1.0) {
                 Next::Retry(wait) => {
                     waits.push(wait.as_secs());
-                    now = now.plus(wait);
+                    age += wait;
                 }
                 next => {
                     assert_eq!(next, Next::Dead("attempts"));
@@ -155,7 +158,8 @@ pub(crate) mod tests {
 
     #[test]
     fn each_fault_has_its_fate() {
-        let at = |kind, now| POLICY.after(&row(0), &Fault::new(kind, "x"), UnixMs(now), 0.5);
+        let at =
+            |kind, age_ms| POLICY.after(&row(0), &Fault::new(kind, "x"), Duration::from_millis(age_ms), 0.5);
         assert_eq!(at(FaultKind::Runtime, 0), Next::Retry(Duration::from_secs(1)));
         assert_eq!(at(FaultKind::Timeout, 0), Next::Retry(Duration::from_secs(1)));
         assert_eq!(at(FaultKind::Validation, 0), Next::Dead("permanent"));
@@ -172,9 +176,9 @@ pub(crate) mod tests {
     fn a_script_may_say_when_and_whether() {
         let mut fault = Fault::new(FaultKind::Runtime, "x");
         fault.retry_after = Some(Duration::from_secs(77));
-        assert_eq!(POLICY.after(&row(0), &fault, UnixMs(0), 0.1), Next::Retry(Duration::from_secs(77)));
+        assert_eq!(POLICY.after(&row(0), &fault, Duration::ZERO, 0.1), Next::Retry(Duration::from_secs(77)));
         fault.permanent = true;
-        assert_eq!(POLICY.after(&row(0), &fault, UnixMs(0), 0.1), Next::Dead("permanent"));
+        assert_eq!(POLICY.after(&row(0), &fault, Duration::ZERO, 0.1), Next::Dead("permanent"));
     }
 
     #[test]
@@ -192,7 +196,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn jitter_stays_within_the_wait(attempts in 0u16..5, chance in 0.0f64..1.0) {
-            let next = POLICY.after(&row(attempts), &Fault::new(FaultKind::Runtime, "x"), UnixMs(0), chance);
+            let next = POLICY.after(&row(attempts), &Fault::new(FaultKind::Runtime, "x"), Duration::ZERO, chance);
             let Next::Retry(wait) = next else { panic!("{next:?}") };
             prop_assert!(wait <= POLICY.backoff(attempts));
         }

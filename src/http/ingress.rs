@@ -21,7 +21,6 @@ use crate::model::{
     UnixMs,
 };
 use crate::script::WAIT_SLACK;
-use crate::store;
 
 /// Path of the always-available bypass.
 pub(super) const EXECUTE: &str = "/api/execute/";
@@ -103,7 +102,7 @@ impl Reception {
         let request =
             Request { body, path, query: String::new(), ..request(&parts, Vec::new(), String::new()) };
         let timeout = self.timeout(&script, DispatchMode::Sync);
-        let row = row(&script, None, request, principal, timeout);
+        let row = row(self.dispatch.new_id(), &script, None, request, principal, timeout);
         served.execution = Some(row.execution_id);
         let execution = row.execution_id;
         Ok(wait(self.dispatch.call_directly(row), timeout, execution).await)
@@ -126,7 +125,7 @@ impl Reception {
         let strict = route.durability.is_strict_for(parts.method.as_str());
         let request = Request { body, ..request(&parts, found.params, found.rest) };
         let timeout = self.timeout(&script, route.dispatch_mode);
-        let row = row(&script, Some(route), request, principal, timeout);
+        let row = row(self.dispatch.new_id(), &script, Some(route), request, principal, timeout);
         let execution = row.execution_id;
         served.execution = Some(execution);
         match route.dispatch_mode {
@@ -178,9 +177,7 @@ impl Reception {
     async fn accept(&self, row: Row) -> Outcome {
         let (accepted_at, execution_id) = (row.accepted_at, row.execution_id);
         self.dispatch.accept(row).await.map_err(|error| {
-            if error.is_refusal() {
-                let reason =
-                    if matches!(error, store::Error::Behind) { "card_behind" } else { "outbox_full" };
+            if let Some(reason) = error.refusal() {
                 return Refusal::overloaded(error.to_string(), reason);
             }
             tracing::error!(execution = %execution_id, %error, "a row could not be accepted");
@@ -244,13 +241,13 @@ fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
 }
 
 fn row(
+    execution_id: Uuid,
     script: &Script,
     route: Option<&Route>,
     request: Request,
     principal: Option<Principal>,
     timeout: Duration,
 ) -> Row {
-    let execution_id = Uuid::now_v7();
     let accepted_at = UnixMs::now();
     let sent_id = request.headers.iter().find(|(name, value)| name == "x-request-id" && value.len() <= 128);
     let request_id = sent_id.map_or_else(|| execution_id.to_string(), |(_, value)| value.clone());
@@ -275,5 +272,7 @@ fn row(
         pinned_version: None,
         history: Vec::new(),
         redriven_from: None,
+        age_ms: 0,
+        wait_ms: 0,
     }
 }

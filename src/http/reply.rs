@@ -173,7 +173,7 @@ pub(super) fn name_execution(reply: &mut Reply, execution: Uuid) {
 
 fn fault_reply(fault: &script::Fault, execution: Uuid) -> Reply {
     let mut refusal = Refusal::new(fault_status(fault.kind), fault.message.clone());
-    refusal.reason = Some(fault_reason(fault.kind));
+    refusal.reason = Some(fault.reason.unwrap_or(fault_reason(fault.kind)));
     refusal.more.push(("execution_id", execution.to_string().into()));
     if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
         refusal.retry_after = Some(Duration::from_secs(1));

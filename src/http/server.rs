@@ -28,6 +28,8 @@ pub struct Settings {
     pub network: Network,
     /// Largest page of a list.
     pub page_limit_max: usize,
+    /// Terabytes that may be written to the card in its life.
+    pub endurance_tbw: u64,
     /// Whether every request gets a line in the log.
     pub access_log: bool,
     /// The key from the daemon's environment.
@@ -83,6 +85,7 @@ impl Server {
             guests,
             info: info.clone(),
             page_limit_max: settings.page_limit_max,
+            endurance_tbw: settings.endurance_tbw,
             custody,
         };
         let access_log = settings.access_log;

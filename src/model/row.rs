@@ -72,6 +72,11 @@ pub struct Row {
     pub history: Vec<Attempt>,
     /// The dead letter this was re-driven from.
     pub redriven_from: Option<Uuid>,
+    /// How old it will be when it is due, in milliseconds: as the monotonic clock saw it, and its waits. The time
+    /// in which the device was off is not its fault and does not count.
+    pub age_ms: u64,
+    /// How long it was to wait when this was written, in milliseconds. No clock makes it wait longer than that.
+    pub wait_ms: u64,
 }
 
 impl Row {

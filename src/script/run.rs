@@ -162,6 +162,8 @@ pub struct Fault {
     pub message: String,
     /// Whether it must not be tried again.
     pub permanent: bool,
+    /// A word for programs where the kind says too little.
+    pub reason: Option<&'static str>,
     /// When the script asked to be tried again, counted from now.
     pub retry_after: Option<Duration>,
     /// Line in the source, from 1, where known.
@@ -174,7 +176,8 @@ impl Fault {
     /// A fault without a place in the source.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Fault {
         let permanent = kind.is_permanent();
-        Fault { kind, message: message.into(), permanent, retry_after: None, line: None, column: None }
+        let message = message.into();
+        Fault { kind, message, permanent, reason: None, retry_after: None, line: None, column: None }
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) fn row() -> Row {
         pinned_version: None,
         history: Vec::new(),
         redriven_from: None,
+        age_ms: 0,
+        wait_ms: 0,
     }
 }
 

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 
+use super::Error;
 use uuid::Uuid;
 
-use super::Error;
 use crate::http::{key_of, new_secret};
 use crate::model::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Route, Sandbox, Script, ScriptSource,
@@ -32,7 +32,8 @@ pub(super) fn set_up(store: &Store, data_dir: &Path) -> Result<(), Error> {
     let failed = |why: String| Error::FirstRun(why);
     let now = UnixMs::now();
     let name = "admin".parse().map_err(|why| failed(format!("{why}")))?;
-    let (secret, key) = new_secret(name, None, now).map_err(|error| failed(error.to_string()))?;
+    let (secret, key) =
+        new_secret(name, None, store.new_id(), now).map_err(|error| failed(error.to_string()))?;
     let path = data_dir.join(KEY_FILE);
     // The key is written before the store knows it: a power cut between the two only leaves a file that the
     // next start writes anew.
@@ -50,7 +51,7 @@ pub(super) fn set_up(store: &Store, data_dir: &Path) -> Result<(), Error> {
 pub(super) fn key_in_file(data_dir: &Path, now: UnixMs) -> Option<Key> {
     let text = std::fs::read_to_string(data_dir.join(KEY_FILE)).ok()?;
     let secret = Some(text.trim()).filter(|secret| !secret.is_empty())?;
-    Some(key_of("admin".parse().ok()?, secret, None, now))
+    Some(key_of("admin".parse().ok()?, secret, None, Uuid::now_v7(), now))
 }
 
 fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), ChangeError> {
@@ -59,13 +60,14 @@ fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), Chang
     };
     let (slug, name) =
         ("default".parse().map_err(stored("slug"))?, "Default".parse().map_err(stored("name"))?);
-    let app = changes.create_app(App { id: Uuid::now_v7(), slug, name, created_at: now, updated_at: now })?;
+    let app =
+        changes.create_app(App { id: changes.new_id(), slug, name, created_at: now, updated_at: now })?;
     let pattern = "*".parse().map_err(stored("pattern"))?;
-    let domain = Domain { id: Uuid::now_v7(), app_id: app.id, pattern, created_at: now, updated_at: now };
+    let domain = Domain { id: changes.new_id(), app_id: app.id, pattern, created_at: now, updated_at: now };
     changes.create_domain(domain)?;
     let source: ScriptSource = HELLO.parse().map_err(stored("source"))?;
     let script = Script {
-        id: Uuid::now_v7(),
+        id: changes.new_id(),
         app_id: app.id,
         name: "hello".parse().map_err(stored("name"))?,
         active_version: 1,
@@ -78,17 +80,19 @@ fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), Chang
     };
     let script = changes.create_script(script, source)?;
     for path in ["/", "/hello/{name}"] {
-        changes
-            .create_route(Route { path: path.parse().map_err(stored("path"))?, ..route(&script, now)? })?;
+        changes.create_route(Route {
+            path: path.parse().map_err(stored("path"))?,
+            ..route(changes.new_id(), &script, now)?
+        })?;
     }
     changes.create_key(key)?;
     Ok(())
 }
 
-fn route(script: &Arc<Script>, now: UnixMs) -> Result<Route, ChangeError> {
+fn route(id: Uuid, script: &Arc<Script>, now: UnixMs) -> Result<Route, ChangeError> {
     let stored = |why: crate::model::Invalid| ChangeError::Invalid { field: "route", why: why.to_string() };
     Ok(Route {
-        id: Uuid::now_v7(),
+        id,
         app_id: script.app_id,
         script_id: script.id,
         host: None,

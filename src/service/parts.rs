@@ -18,17 +18,35 @@ pub(super) fn store(config: &Config) -> store::Settings {
         path: premises(config).store(),
         cache_bytes: config.store.cache_bytes,
         flush_interval: Duration::from_millis(config.store.flush_interval_ms),
+        sync_delay: Duration::from_millis(config.store.sync_delay_ms),
+        write_budget_bytes_per_day: config.card.write_budget_bytes_per_day,
         outbox_rows_max: config.outbox.rows_max,
         outbox_bytes_max: config.outbox.bytes_max,
         log_bytes_max: config.executions.bytes_max,
-        log_age_max: Duration::from_secs(u64::from(config.executions.age_max_days) * 24 * 3600),
+        log_age_max: days(config.executions.age_max_days),
         dead_letters_max: config.dead_letters.rows_max,
         dead_letters_bytes_max: config.dead_letters.bytes_max,
+        dead_letters_age_max: days(config.dead_letters.age_max_days),
+        dead_letters_alert_at: config.dead_letters.alert_at,
+        versions_bytes_max: config.versions.bytes_max,
+        versions_age_max: days(config.versions.age_max_days),
+        space: store::Bounds {
+            low_bytes: config.store.space_low_bytes,
+            inodes_low: config.store.inodes_low,
+            reserve_bytes: config.store.reserve_bytes,
+        },
     }
 }
 
 pub(super) fn premises(config: &Config) -> backup::Premises {
-    backup::Premises::new(&config.server.data_dir)
+    backup::Premises::new(&config.server.data_dir, kept_free_bytes(config))
+}
+
+/// Backups leave so much of the card that the store goes on taking work: its low-water mark, the eighth above it
+/// from which on there is room again, and its reserve.
+fn kept_free_bytes(config: &Config) -> u64 {
+    let low = config.store.space_low_bytes;
+    low.saturating_add(low / 8).saturating_add(config.store.reserve_bytes)
 }
 
 fn shelf(config: &Config) -> backup::Settings {
@@ -39,6 +57,7 @@ fn shelf(config: &Config) -> backup::Settings {
         data_dir: data_dir.clone(),
         keep: backups.keep,
         bytes_max: backups.bytes_max,
+        kept_free_bytes: kept_free_bytes(config),
         copy_to: given(&backups.copy_to),
     }
 }
@@ -116,6 +135,7 @@ pub(super) fn server(config: &Config, device_key: Option<String>) -> http::Setti
             bodies_bytes_max: config.server.bodies_bytes_max,
         },
         network: http::Network { allow: config.management.allow.clone() },
+        endurance_tbw: config.card.endurance_tbw,
         page_limit_max: config.management.page_limit_max,
         access_log: config.log.access,
         device_key,
@@ -143,6 +163,10 @@ fn ceilings_of(limits: &config::Limits) -> script::Ceilings {
         map_entries: limits.max_map_entries,
         call_levels: limits.max_call_levels,
     }
+}
+
+fn days(days: u32) -> Duration {
+    Duration::from_secs(u64::from(days) * 24 * 3600)
 }
 
 fn size(bytes: u64) -> usize {

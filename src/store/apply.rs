@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use redb::{Database, Durability, ReadableTableMetadata, Table, WriteTransaction};
+use redb::{Database, Durability, Table, WriteTransaction};
 
 use super::Error;
 use super::catalog::Catalog;
@@ -13,7 +13,9 @@ use super::changes::Changes;
 use super::codec;
 use super::log::LogTail;
 use super::open::Settings;
-use super::tables::{DEAD_LETTERS, META, META_CLAIMED, META_DEAD_BYTES, OUTBOX};
+use super::retention::{DeadLetters, Sources};
+use super::space::Space;
+use super::tables::{META, META_CLAIMED, OUTBOX};
 use super::writer::{Change, Command, End, Hooks, Reply, Shared};
 use crate::model::{DeadLetter, Row, UnixMs};
 
@@ -25,6 +27,7 @@ const LOG_WAITS_MAX: usize = 2 * 1024 * 1024;
 /// What has been posted and is not in the file yet, and the counters that bound the file.
 pub(crate) struct Applier {
     shared: Arc<Shared>,
+    space: Arc<Space>,
     catalog: Catalog,
     tail: LogTail,
     /// Relaxed rows that have not ended.
@@ -42,9 +45,8 @@ pub(crate) struct Applier {
     outbox_bytes: u64,
     outbox_rows_max: u64,
     outbox_bytes_max: u64,
-    dead_bytes: u64,
-    dead_letters_max: u64,
-    dead_letters_bytes_max: u64,
+    letters: DeadLetters,
+    sources: Sources,
 }
 
 /// What the writer wants of a batch besides its commands.
@@ -74,16 +76,18 @@ impl Applier {
         shared: Arc<Shared>,
         catalog: Catalog,
         tail: LogTail,
+        letters: DeadLetters,
+        sources: Sources,
         settings: &Settings,
-    ) -> Result<Applier, Error> {
-        Ok(Applier {
+    ) -> Applier {
+        Applier {
             outbox_rows: shared.load.outbox_rows.load(Relaxed),
             outbox_bytes: shared.load.outbox_bytes.load(Relaxed),
             outbox_rows_max: settings.outbox_rows_max,
             outbox_bytes_max: settings.outbox_bytes_max,
-            dead_bytes: shared.load.dead_letters_bytes.load(Relaxed),
-            dead_letters_max: settings.dead_letters_max,
-            dead_letters_bytes_max: settings.dead_letters_bytes_max,
+            letters,
+            sources,
+            space: shared.space.clone(),
             shared,
             catalog,
             tail,
@@ -93,7 +97,7 @@ impl Applier {
             claimed_changed: false,
             waiting_since: None,
             unclean: false,
-        })
+        }
     }
 
     /// Since when something waits for a durable commit.
@@ -152,6 +156,10 @@ impl Applier {
         if rows > self.outbox_rows_max || held > self.outbox_bytes_max {
             return reply(Err(Error::OutboxFull { rows: self.outbox_rows, bytes: self.outbox_bytes }));
         }
+        if let Some(full) = self.space.full(Instant::now()) {
+            self.shared.load.storage_full_refusals.fetch_add(1, Relaxed);
+            return reply(Err(Error::StorageFull(full)));
+        }
         (self.outbox_rows, self.outbox_bytes) = (rows, held);
         if claimed {
             self.claimed.insert(row.execution_id.as_u128());
@@ -173,6 +181,7 @@ impl Applier {
             }
         };
         self.tail.push(&record);
+        self.count_kept(u64::try_from(record.weight()).unwrap_or(0));
         if self.unflushed.remove(&id).is_none() {
             self.ended.push(id);
         }
@@ -191,14 +200,20 @@ impl Applier {
         }
         let mut txn = db.begin_write()?;
         let mut catalog = self.catalog.clone();
-        let Made { replies, enqueued, wrote: changed, dead_freed } =
-            make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
+        let Made { replies, enqueued, wrote: changed, dead_freed, sources } =
+            self.make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
         let durable = flush || promised || changed || !batch.retries.is_empty();
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable, ask.now)?;
-        if dead_freed > 0 || !batch.dead.is_empty() {
-            self.write_dead(&txn, std::mem::take(&mut batch.dead), dead_freed)?;
+        if dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now)) {
+            let kept_bytes =
+                self.letters.write(&txn, std::mem::take(&mut batch.dead), dead_freed, ask.now)?;
+            self.count_kept(kept_bytes);
         }
+        if sources != (0, 0) || (checkpoint && self.sources.wants_look(ask.now)) {
+            self.sources.write(&txn, &catalog, sources, ask.now)?;
+        }
+        self.note_wear(&txn, checkpoint, durable)?;
         txn.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         txn.set_quick_repair(checkpoint);
         txn.commit()?;
@@ -206,6 +221,28 @@ impl Applier {
         self.catalog = catalog;
         self.tell(batch, replies, enqueued, changed, hooks);
         Ok(())
+    }
+
+    /// Makes the changes; says whom to tell, which rows came of them, and whether any of them wrote.
+    fn make_changes(
+        &self,
+        txn: &WriteTransaction,
+        catalog: &mut Catalog,
+        changes: Vec<Change>,
+    ) -> Result<Made, Error> {
+        let full = if changes.is_empty() { None } else { self.space.full(Instant::now()) };
+        let mut desk = Changes::new(txn, catalog, &self.shared.ids, full);
+        let mut wrote = false;
+        let mut replies = Vec::with_capacity(changes.len());
+        for change in changes {
+            let (reply, changed) = change(&mut desk);
+            wrote |= changed?;
+            replies.push(reply);
+        }
+        self.shared.load.storage_full_refusals.fetch_add(desk.refused_full, Relaxed);
+        self.count_kept(desk.kept_bytes.get());
+        let sources = (desk.source_bytes_added, desk.source_bytes_freed);
+        Ok(Made { replies, dead_freed: desk.dead_bytes_freed, sources, enqueued: desk.enqueued, wrote })
     }
 
     /// Puts everything that this commit carries into its tables.
@@ -219,11 +256,13 @@ impl Applier {
     ) -> Result<(), Error> {
         let mut outbox = txn.open_table(OUTBOX)?;
         for (row, bytes, _) in &batch.enqueues {
+            self.count_kept(weight(bytes));
             outbox.insert(row.execution_id.as_u128(), bytes.as_slice())?;
         }
         for row in batch.retries.drain(..) {
             let bytes = codec::encode(row.as_ref());
             self.outbox_bytes += weight(&bytes);
+            self.count_kept(weight(&bytes));
             if let Some(old) = outbox.insert(row.execution_id.as_u128(), bytes.as_slice())? {
                 self.outbox_bytes = self.outbox_bytes.saturating_sub(weight(old.value()));
             }
@@ -234,7 +273,8 @@ impl Applier {
         let with_log = all || !batch.dead.is_empty() || self.tail.waiting_bytes() >= LOG_RIDES_FROM;
         if with_log {
             self.remove_ended(&mut outbox)?;
-            self.tail.write(txn, now)?;
+            self.tail.hold(self.space.full(Instant::now()).is_some());
+            self.tail.write(txn, &self.shared.budget, now)?;
         }
         drop(outbox);
         if durable && self.claimed_changed {
@@ -251,6 +291,7 @@ impl Applier {
             let bytes = codec::encode(row.as_ref());
             self.outbox_rows += 1;
             self.outbox_bytes += weight(&bytes);
+            self.count_kept(weight(&bytes));
             outbox.insert(id, bytes.as_slice())?;
         }
         Ok(())
@@ -266,31 +307,27 @@ impl Applier {
         Ok(())
     }
 
-    /// Keeps dead letters within their bounds: the oldest go.
-    fn write_dead(&mut self, txn: &WriteTransaction, dead: Vec<DeadLetter>, freed: u64) -> Result<(), Error> {
-        let mut letters = txn.open_table(DEAD_LETTERS)?;
-        self.dead_bytes = self.dead_bytes.saturating_sub(freed);
-        for letter in dead {
-            let bytes = codec::encode(&letter);
-            self.dead_bytes += weight(&bytes);
-            letters.insert(letter.id.as_u128(), bytes.as_slice())?;
-        }
-        while letters.len()? > self.dead_letters_max || self.dead_bytes > self.dead_letters_bytes_max {
-            let Some((_, bytes)) = letters.pop_first()? else { break };
-            self.dead_bytes = self.dead_bytes.saturating_sub(weight(bytes.value()));
-            self.shared.load.dead_letters_dropped.fetch_add(1, Relaxed);
-        }
-        txn.open_table(META)?.insert(META_DEAD_BYTES, self.dead_bytes.to_le_bytes().as_slice())?;
-        self.shared.load.dead_letters.store(letters.len()?, Relaxed);
-        self.shared.load.dead_letters_bytes.store(self.dead_bytes, Relaxed);
-        Ok(())
-    }
-
     fn count_enqueued(&mut self, rows: &[Arc<Row>]) {
         for row in rows {
+            let weight = weight(&codec::encode(row.as_ref()));
             self.outbox_rows += 1;
-            self.outbox_bytes += weight(&codec::encode(row.as_ref()));
+            self.outbox_bytes += weight;
+            self.count_kept(weight);
         }
+    }
+
+    /// What the store was asked to keep, for the write amplification.
+    fn count_kept(&self, bytes: u64) {
+        self.shared.load.logical_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// The totals of the wear ride along with a checkpoint, or now and then with a durable commit.
+    fn note_wear(&self, txn: &WriteTransaction, checkpoint: bool, durable: bool) -> Result<(), Error> {
+        let (shared, now) = (&self.shared, Instant::now());
+        if checkpoint || (durable && shared.odometer.is_due(now)) {
+            shared.odometer.note(txn, &shared.meter, &shared.load, now)?;
+        }
+        Ok(())
     }
 
     fn committed(&mut self, durable: bool, flush: bool, checkpoint: bool) {
@@ -306,6 +343,11 @@ impl Applier {
         if flush || (durable && nothing_waits) {
             self.waiting_since = None;
         }
+        load.dead_letters.store(self.letters.rows, Relaxed);
+        load.dead_letters_bytes.store(self.letters.bytes, Relaxed);
+        load.dead_letters_dropped.store(self.letters.dropped, Relaxed);
+        load.dead_letters_alert.store(self.letters.alert(), Relaxed);
+        load.versions_bytes.store(self.sources.bytes, Relaxed);
         load.outbox_rows.store(self.outbox_rows, Relaxed);
         load.outbox_bytes.store(self.outbox_bytes, Relaxed);
         load.log_bytes.store(self.tail.stored_bytes(), Relaxed);
@@ -346,19 +388,8 @@ struct Made {
     enqueued: Vec<Arc<Row>>,
     wrote: bool,
     dead_freed: u64,
-}
-
-/// Makes the changes; says whom to tell, which rows came of them, and whether any of them wrote.
-fn make_changes(txn: &WriteTransaction, catalog: &mut Catalog, changes: Vec<Change>) -> Result<Made, Error> {
-    let mut desk = Changes::new(txn, catalog);
-    let mut wrote = false;
-    let mut replies = Vec::with_capacity(changes.len());
-    for change in changes {
-        let (reply, changed) = change(&mut desk);
-        wrote |= changed?;
-        replies.push(reply);
-    }
-    Ok(Made { replies, dead_freed: desk.dead_bytes_freed, enqueued: desk.enqueued, wrote })
+    /// Bytes of sources, written and removed.
+    sources: (u64, u64),
 }
 
 fn weight(bytes: &[u8]) -> u64 {

@@ -3,6 +3,7 @@
 //! A change checks everything before it writes anything, because it shares its transaction with others: what
 //! it refuses must leave no trace.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,8 +13,9 @@ use uuid::Uuid;
 
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
+use super::space::Full;
 use super::tables::{APPS, DEAD_LETTERS, DOMAINS, KEYS, OUTBOX, ROUTES, SCRIPTS, VERSIONS};
-use super::{ChangeError, Error};
+use super::{ChangeError, Error, Ids};
 use crate::model::{
     Access, App, BodyMode, DeadLetter, DispatchMode, Domain, Durability, HostPattern, Key, Name, PathPattern,
     Route, RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
@@ -102,17 +104,51 @@ pub struct KeyPatch {
 pub struct Changes<'a> {
     txn: &'a WriteTransaction,
     catalog: &'a mut Catalog,
+    ids: &'a Ids,
     /// Rows that this transaction put into the outbox.
     pub(crate) enqueued: Vec<Arc<Row>>,
     /// Bytes of dead letters that it removed.
     pub(crate) dead_bytes_freed: u64,
+    /// Bytes of sources that it wrote.
+    pub(crate) source_bytes_added: u64,
+    /// Bytes of sources that it removed.
+    pub(crate) source_bytes_freed: u64,
+    /// Bytes that it was asked to keep, but for those rows.
+    pub(crate) kept_bytes: Cell<u64>,
+    /// Why nothing may be added, if so.
+    full: Option<Full>,
+    /// Changes that were refused for it.
+    pub(crate) refused_full: u64,
 }
 
 type Changed<T> = Result<T, ChangeError>;
 
 impl<'a> Changes<'a> {
-    pub(crate) fn new(txn: &'a WriteTransaction, catalog: &'a mut Catalog) -> Changes<'a> {
-        Changes { txn, catalog, enqueued: Vec::new(), dead_bytes_freed: 0 }
+    pub(crate) fn new(
+        txn: &'a WriteTransaction,
+        catalog: &'a mut Catalog,
+        ids: &'a Ids,
+        full: Option<Full>,
+    ) -> Changes<'a> {
+        Changes {
+            txn,
+            catalog,
+            ids,
+            enqueued: Vec::new(),
+            dead_bytes_freed: 0,
+            source_bytes_added: 0,
+            source_bytes_freed: 0,
+            kept_bytes: Cell::new(0),
+            full,
+            refused_full: 0,
+        }
+    }
+
+    /// Refuses what adds something while the card is full; what takes something away need not ask.
+    fn check_storage(&mut self) -> Changed<()> {
+        let Some(full) = self.full.clone() else { return Ok(()) };
+        self.refused_full += 1;
+        Err(ChangeError::StorageFull(full))
     }
 
     /// The set-up as this change finds it.
@@ -120,21 +156,28 @@ impl<'a> Changes<'a> {
         self.catalog
     }
 
+    /// An id that comes after all others.
+    pub fn new_id(&self) -> Uuid {
+        self.ids.at(UnixMs::now())
+    }
+
     /// Stores a new app.
     pub fn create_app(&mut self, app: App) -> Changed<Arc<App>> {
+        self.check_storage()?;
         check_room(self.catalog.apps.len(), APPS_MAX, "apps")?;
         self.check_slug(app.id, &app.slug)?;
-        put(self.txn, APPS, &mut self.catalog.apps, app.id, app)
+        put(self.txn, &self.kept_bytes, APPS, &mut self.catalog.apps, app.id, app)
     }
 
     /// Changes an app.
     pub fn update_app(&mut self, id: Uuid, patch: AppPatch, now: UnixMs) -> Changed<Arc<App>> {
+        self.check_storage()?;
         let mut app = found(&self.catalog.apps, "app", id)?.as_ref().clone();
         app.slug = patch.slug.unwrap_or(app.slug);
         app.name = patch.name.unwrap_or(app.name);
         app.updated_at = now;
         self.check_slug(id, &app.slug)?;
-        put(self.txn, APPS, &mut self.catalog.apps, id, app)
+        put(self.txn, &self.kept_bytes, APPS, &mut self.catalog.apps, id, app)
     }
 
     /// Removes an app with its domains, routes and scripts.
@@ -168,19 +211,21 @@ impl<'a> Changes<'a> {
 
     /// Stores a claim.
     pub fn create_domain(&mut self, domain: Domain) -> Changed<Arc<Domain>> {
+        self.check_storage()?;
         check_room(self.catalog.domains.len(), DOMAINS_MAX, "domains")?;
         self.check_claim(domain.id, &domain.pattern)?;
         found(&self.catalog.apps, "app", domain.app_id)?;
-        put(self.txn, DOMAINS, &mut self.catalog.domains, domain.id, domain)
+        put(self.txn, &self.kept_bytes, DOMAINS, &mut self.catalog.domains, domain.id, domain)
     }
 
     /// Changes what is claimed.
     pub fn update_domain(&mut self, id: Uuid, pattern: HostPattern, now: UnixMs) -> Changed<Arc<Domain>> {
+        self.check_storage()?;
         let mut domain = found(&self.catalog.domains, "domain", id)?.as_ref().clone();
         self.check_claim(id, &pattern)?;
         domain.pattern = pattern;
         domain.updated_at = now;
-        put(self.txn, DOMAINS, &mut self.catalog.domains, id, domain)
+        put(self.txn, &self.kept_bytes, DOMAINS, &mut self.catalog.domains, id, domain)
     }
 
     /// Removes a claim.
@@ -199,15 +244,17 @@ impl<'a> Changes<'a> {
 
     /// Stores a new script with its first version.
     pub fn create_script(&mut self, script: Script, source: ScriptSource) -> Changed<Arc<Script>> {
+        self.check_storage()?;
         check_room(self.catalog.scripts.len(), SCRIPTS_MAX, "scripts")?;
         found(&self.catalog.apps, "app", script.app_id)?;
         self.check_script_name(&script)?;
         self.put_version(script.id, script.active_version, source, script.created_at)?;
-        put(self.txn, SCRIPTS, &mut self.catalog.scripts, script.id, script)
+        put(self.txn, &self.kept_bytes, SCRIPTS, &mut self.catalog.scripts, script.id, script)
     }
 
     /// Changes a script; a source that differs from the active one becomes a new version and active.
     pub fn update_script(&mut self, id: Uuid, patch: ScriptPatch, now: UnixMs) -> Changed<Arc<Script>> {
+        self.check_storage()?;
         let mut script = found(&self.catalog.scripts, "script", id)?.as_ref().clone();
         script.name = patch.name.unwrap_or(script.name);
         script.timeout_seconds = patch.timeout_seconds.unwrap_or(script.timeout_seconds);
@@ -223,7 +270,7 @@ impl<'a> Changes<'a> {
             self.put_version(id, script.latest_version, source, now)?;
             self.prune_versions(id, script.active_version)?;
         }
-        put(self.txn, SCRIPTS, &mut self.catalog.scripts, id, script)
+        put(self.txn, &self.kept_bytes, SCRIPTS, &mut self.catalog.scripts, id, script)
     }
 
     /// Makes an earlier (or later) version the active one.
@@ -232,14 +279,19 @@ impl<'a> Changes<'a> {
         self.version(id, version)?;
         script.active_version = version;
         script.updated_at = now;
-        put(self.txn, SCRIPTS, &mut self.catalog.scripts, id, script)
+        put(self.txn, &self.kept_bytes, SCRIPTS, &mut self.catalog.scripts, id, script)
     }
 
     /// Removes a script with its versions. Its routes stay and answer that the script is gone.
     pub fn delete_script(&mut self, id: Uuid) -> Changed<()> {
         found(&self.catalog.scripts, "script", id)?;
         let span = (id.as_u128(), 0)..=(id.as_u128(), u32::MAX);
-        self.txn.open_table(VERSIONS)?.retain_in(span, |_, _| false)?;
+        let mut freed = 0;
+        self.txn.open_table(VERSIONS)?.retain_in(span, |_, bytes| {
+            freed += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            false
+        })?;
+        self.source_bytes_freed += freed;
         remove(self.txn, SCRIPTS, &mut self.catalog.scripts, id)
     }
 
@@ -262,7 +314,7 @@ impl<'a> Changes<'a> {
     }
 
     fn put_version(
-        &self,
+        &mut self,
         script: Uuid,
         version: u32,
         source: ScriptSource,
@@ -270,31 +322,38 @@ impl<'a> Changes<'a> {
     ) -> Changed<()> {
         let bytes = codec::encode(&Version { version, source, created_at });
         self.txn.open_table(VERSIONS)?.insert((script.as_u128(), version), bytes.as_slice())?;
+        self.source_bytes_added += u64::try_from(bytes.len()).unwrap_or(0);
+        self.kept_bytes.set(self.kept_bytes.get() + u64::try_from(bytes.len()).unwrap_or(0));
         Ok(())
     }
 
-    fn prune_versions(&self, script: Uuid, active: u32) -> Changed<()> {
+    fn prune_versions(&mut self, script: Uuid, active: u32) -> Changed<()> {
         let mut table = self.txn.open_table(VERSIONS)?;
         let span = (script.as_u128(), 0)..=(script.as_u128(), u32::MAX);
         let mut surplus = table.range(span.clone())?.count().saturating_sub(VERSIONS_MAX);
-        table.retain_in(span, |(_, version), _| {
+        let mut freed = 0;
+        table.retain_in(span, |(_, version), bytes| {
             let goes = surplus > 0 && version != active;
             surplus -= usize::from(goes);
+            freed += if goes { u64::try_from(bytes.len()).unwrap_or(u64::MAX) } else { 0 };
             !goes
         })?;
+        self.source_bytes_freed += freed;
         Ok(())
     }
 
     /// Stores a route.
     pub fn create_route(&mut self, route: Route) -> Changed<Arc<Route>> {
+        self.check_storage()?;
         check_room(self.catalog.routes.len(), ROUTES_MAX, "routes")?;
         found(&self.catalog.apps, "app", route.app_id)?;
         self.check_route(&route)?;
-        put(self.txn, ROUTES, &mut self.catalog.routes, route.id, route)
+        put(self.txn, &self.kept_bytes, ROUTES, &mut self.catalog.routes, route.id, route)
     }
 
     /// Changes a route.
     pub fn update_route(&mut self, id: Uuid, patch: RoutePatch, now: UnixMs) -> Changed<Arc<Route>> {
+        self.check_storage()?;
         let mut route = found(&self.catalog.routes, "route", id)?.as_ref().clone();
         route.method = patch.method.unwrap_or(route.method);
         route.path = patch.path.unwrap_or(route.path);
@@ -306,7 +365,7 @@ impl<'a> Changes<'a> {
         route.access = patch.access.unwrap_or(route.access);
         route.updated_at = now;
         self.check_route(&route)?;
-        put(self.txn, ROUTES, &mut self.catalog.routes, id, route)
+        put(self.txn, &self.kept_bytes, ROUTES, &mut self.catalog.routes, id, route)
     }
 
     /// Removes a route.
@@ -346,19 +405,21 @@ impl<'a> Changes<'a> {
 
     /// Stores a key.
     pub fn create_key(&mut self, key: Key) -> Changed<Arc<Key>> {
+        self.check_storage()?;
         check_room(self.catalog.keys.len(), KEYS_MAX, "keys")?;
         self.check_key_name(key.id, &key.name)?;
-        put(self.txn, KEYS, &mut self.catalog.keys, key.id, key)
+        put(self.txn, &self.kept_bytes, KEYS, &mut self.catalog.keys, key.id, key)
     }
 
     /// Changes a key.
     pub fn update_key(&mut self, id: Uuid, patch: KeyPatch, now: UnixMs) -> Changed<Arc<Key>> {
+        self.check_storage()?;
         let mut key = found(&self.catalog.keys, "key", id)?.as_ref().clone();
         key.name = patch.name.unwrap_or(key.name);
         key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
         key.updated_at = now;
         self.check_key_name(id, &key.name)?;
-        put(self.txn, KEYS, &mut self.catalog.keys, id, key)
+        put(self.txn, &self.kept_bytes, KEYS, &mut self.catalog.keys, id, key)
     }
 
     /// Removes a key: from this commit on it opens nothing.
@@ -377,14 +438,16 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// Takes a dead letter back into the outbox; `revive` makes the new row of it. One commit: it is never in both.
+    /// Takes a dead letter back into the outbox; `revive` makes the new row of it and
+    /// of the id that it gets. One commit: it is never in both.
     pub fn redrive(
         &mut self,
         id: Uuid,
-        revive: impl FnOnce(DeadLetter) -> Changed<Row>,
+        revive: impl FnOnce(DeadLetter, Uuid) -> Changed<Row>,
     ) -> Changed<Arc<Row>> {
+        self.check_storage()?;
         let letter = self.dead_letter(id)?;
-        let row = Arc::new(revive(letter)?);
+        let row = Arc::new(revive(letter, self.new_id())?);
         self.purge(id)?;
         self.txn
             .open_table(OUTBOX)?
@@ -451,12 +514,15 @@ fn check_room(have: usize, most: usize, what: &str) -> Changed<()> {
 
 fn put<T: Stored>(
     txn: &WriteTransaction,
+    kept_bytes: &Cell<u64>,
     table: TableDefinition<'_, u128, &[u8]>,
     shelf: &mut Shelf<T>,
     id: Uuid,
     value: T,
 ) -> Changed<Arc<T>> {
-    txn.open_table(table)?.insert(id.as_u128(), codec::encode(&value).as_slice())?;
+    let bytes = codec::encode(&value);
+    txn.open_table(table)?.insert(id.as_u128(), bytes.as_slice())?;
+    kept_bytes.set(kept_bytes.get() + u64::try_from(bytes.len()).unwrap_or(0));
     let value = Arc::new(value);
     Arc::make_mut(shelf).insert(id, value.clone());
     Ok(value)

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Error;
+use super::{Error, old};
 use crate::model::{App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Version};
 
 /// A type that is stored.
@@ -15,6 +15,11 @@ pub(crate) trait Stored: Serialize + DeserializeOwned {
     const VERSION: u8;
     /// The noun, for errors.
     const WHAT: &'static str;
+
+    /// Reads what an earlier release wrote under `version`; `None` if none did.
+    fn decode_old(_version: u8, _body: &[u8]) -> Option<postcard::Result<(Self, &[u8])>> {
+        None
+    }
 }
 
 macro_rules! stored {
@@ -32,10 +37,29 @@ stored!(
     Version = 1 "script version",
     Route = 1 "route",
     Key = 1 "key",
-    Row = 1 "outbox row",
     ExecutionRecord<'static> = 1 "execution record",
-    DeadLetter = 1 "dead letter",
 );
+
+impl Stored for Row {
+    const VERSION: u8 = 2;
+    const WHAT: &'static str = "outbox row";
+
+    fn decode_old(version: u8, body: &[u8]) -> Option<postcard::Result<(Row, &[u8])>> {
+        (version == 1)
+            .then(|| postcard::take_from_bytes::<old::RowV1>(body).map(|(row, rest)| (row.into(), rest)))
+    }
+}
+
+impl Stored for DeadLetter {
+    const VERSION: u8 = 2;
+    const WHAT: &'static str = "dead letter";
+
+    fn decode_old(version: u8, body: &[u8]) -> Option<postcard::Result<(DeadLetter, &[u8])>> {
+        (version == 1).then(|| {
+            postcard::take_from_bytes::<old::DeadLetterV1>(body).map(|(row, rest)| (row.into(), rest))
+        })
+    }
+}
 
 /// Writes `value` as it is stored today.
 pub(crate) fn encode<T: Stored>(value: &T) -> Vec<u8> {
@@ -55,10 +79,12 @@ pub(crate) fn encode_borrowed(record: &ExecutionRecord<'_>) -> Vec<u8> {
 pub(crate) fn decode<T: Stored>(bytes: &[u8]) -> Result<T, Error> {
     let damaged = |why: String| Error::Damaged { what: T::WHAT, why };
     let (version, body) = bytes.split_first().ok_or_else(|| damaged("it is empty".into()))?;
-    if *version != T::VERSION {
-        return Err(damaged(format!("unknown version {version}")));
-    }
-    let (value, rest) = postcard::take_from_bytes::<T>(body).map_err(|error| damaged(error.to_string()))?;
+    let taken = if *version == T::VERSION {
+        postcard::take_from_bytes::<T>(body)
+    } else {
+        T::decode_old(*version, body).ok_or_else(|| damaged(format!("unknown version {version}")))?
+    };
+    let (value, rest) = taken.map_err(|error| damaged(error.to_string()))?;
     if rest.is_empty() { Ok(value) } else { Err(damaged(format!("{} bytes too many", rest.len()))) }
 }
 
@@ -94,6 +120,7 @@ mod tests {
                 reply_to: reply.map(InboxId), request, principal: key.map(|key| Principal { key_id: Uuid::from_u128(key), name: "k".into() }),
                 trigger_depth: 0, root_execution_id: Uuid::from_u128(id), attempts, crashes: 0, due_at: UnixMs(at), accepted_at: UnixMs(at),
                 pinned_version: pinned, history: vec![Attempt { at: UnixMs(at), status: Ended::Timeout, error }], redriven_from: None,
+                age_ms: 7, wait_ms: 9,
             }
         }
     }
@@ -102,6 +129,16 @@ mod tests {
         #[test]
         fn rows_come_back_as_they_went(row in row()) {
             prop_assert_eq!(decode::<Row>(&encode(&row)).unwrap(), row);
+        }
+
+        #[test]
+        fn rows_of_the_first_release_are_read(row in row()) {
+            let mut bytes = encode(&row);
+            // The age and the wait, one byte each, came last.
+            bytes.truncate(bytes.len() - 2);
+            bytes[0] = 1;
+            let old = decode::<Row>(&bytes).unwrap();
+            prop_assert_eq!(Row { age_ms: old.age_ms, wait_ms: old.wait_ms, ..row }, old);
         }
 
         #[test]

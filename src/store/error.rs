@@ -1,5 +1,7 @@
 //! What can go wrong in the store, and which of it ends the house.
 
+use super::space::Full;
+
 /// The house is broken, or the file cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -35,7 +37,9 @@ pub enum Error {
         why: String,
     },
     /// Reading or writing the file failed.
-    #[error("the store failed: {0}")]
+    #[error(
+        "the store failed: {0}; what was accepted is in the file: start PiCloud again, and look at the card (df, dmesg) if it fails again"
+    )]
     Card(String),
     /// An earlier error or a shutdown has closed the store.
     #[error("the store is closed")]
@@ -51,12 +55,30 @@ pub enum Error {
         /// About how many bytes they hold.
         bytes: u64,
     },
+    /// There is too little room on the card to accept anything.
+    #[error("{0}")]
+    StorageFull(Full),
 }
 
 impl Error {
+    /// A word for programs if this says no to one command only and the store goes on; `None` if it is broken.
+    pub fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Error::Behind => Some("card_behind"),
+            Error::OutboxFull { .. } => Some("outbox_full"),
+            Error::StorageFull(_) => Some("storage_full"),
+            Error::NewerSchema { .. }
+            | Error::InUse(_)
+            | Error::Open { .. }
+            | Error::Damaged { .. }
+            | Error::Card(_)
+            | Error::Closed => None,
+        }
+    }
+
     /// Whether this says no to one command only, and the store goes on.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Error::OutboxFull { .. } | Error::Behind)
+        self.refusal().is_some()
     }
 }
 
@@ -99,6 +121,9 @@ pub enum ChangeError {
         /// What is allowed.
         why: String,
     },
+    /// It would add something, and there is too little room on the card.
+    #[error("{0}")]
+    StorageFull(Full),
     /// The house is broken.
     #[error(transparent)]
     Store(#[from] Error),

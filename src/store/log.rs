@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 use redb::{ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use super::ages;
+use super::budget::Budget;
 use super::codec::{self, Stored};
 use super::tables::{LOG, LOG_INDEX};
 use super::{Error, Settings};
@@ -17,6 +19,8 @@ use crate::model::{ExecutionRecord, UnixMs};
 
 /// A block is closed when it holds this many bytes before compression.
 pub(crate) const BLOCK_BYTES: usize = 64 * 1024;
+/// While the card is full the log does not grow, but it may always be this large: what just ended can be read.
+const HELD_BYTES_MIN: u64 = 1024 * 1024;
 /// No block decompresses to more than this: one record may be larger than a block, a body is capped far below.
 const RAW_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -74,6 +78,8 @@ pub(crate) struct LogTail {
     stored: VecDeque<(u64, BlockHead)>,
     stored_bytes: u64,
     bytes_max: u64,
+    /// A lower bound than that, while the card is full.
+    held_at: Option<u64>,
     age_max_ms: i64,
 }
 
@@ -98,7 +104,17 @@ impl LogTail {
         let age_max_ms = i64::try_from(settings.log_age_max.as_millis()).unwrap_or(i64::MAX);
         let (open, closed) = (OpenBlock::default(), Vec::new());
         let bytes_max = settings.log_bytes_max;
-        Ok(LogTail { next, open, closed, closed_bytes: 0, stored, stored_bytes, bytes_max, age_max_ms })
+        Ok(LogTail {
+            next,
+            open,
+            closed,
+            closed_bytes: 0,
+            stored,
+            stored_bytes,
+            bytes_max,
+            held_at: None,
+            age_max_ms,
+        })
     }
 
     /// Adds a record to the block in memory.
@@ -124,6 +140,11 @@ impl LogTail {
         }
     }
 
+    /// The latest execution id among the stored records; 0 if there is none.
+    pub(crate) fn latest_id(&self) -> u128 {
+        self.stored.iter().map(|(_, head)| head.id_max).max().unwrap_or(0)
+    }
+
     /// Bytes that wait in memory.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.open.raw.len() + self.closed_bytes
@@ -132,6 +153,12 @@ impl LogTail {
     /// Bytes of blocks on the card.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.stored_bytes
+    }
+
+    /// While the card is full each new block takes the place of the oldest.
+    pub(crate) fn hold(&mut self, full: bool) {
+        let now = self.stored_bytes.max(HELD_BYTES_MIN);
+        self.held_at = full.then(|| self.held_at.unwrap_or(now));
     }
 
     fn close_block(&mut self) {
@@ -144,8 +171,13 @@ impl LogTail {
         self.closed.push((head, packed));
     }
 
-    /// Writes what waits into `txn`, and drops the oldest blocks that are over the bounds.
-    pub(crate) fn write(&mut self, txn: &WriteTransaction, now: UnixMs) -> Result<(), Error> {
+    /// Writes what waits into `txn`, and drops the oldest blocks that are over the bounds; `budget` may tighten them.
+    pub(crate) fn write(
+        &mut self,
+        txn: &WriteTransaction,
+        budget: &Budget,
+        now: UnixMs,
+    ) -> Result<(), Error> {
         self.close_block();
         if self.closed.is_empty() {
             return Ok(());
@@ -159,9 +191,11 @@ impl LogTail {
             self.next += 1;
         }
         self.closed_bytes = 0;
+        let bytes_max = budget.log_bytes(self.bytes_max);
+        let bytes_max = self.held_at.map_or(bytes_max, |held| held.min(bytes_max));
         while let Some((number, head)) = self.stored.front().copied() {
-            let too_old = now.0.saturating_sub(head.finished_max.0) > self.age_max_ms;
-            if self.stored_bytes <= self.bytes_max && !too_old {
+            let too_old = ages::is_over(head.finished_max, self.age_max_ms, now);
+            if self.stored_bytes <= bytes_max && !too_old {
                 break;
             }
             blocks.remove(number)?;

@@ -8,25 +8,41 @@
 //! This room knows no script, no HTTP and no clock but the one that paces its flushes. After an error of the
 //! card it refuses everything: the house drains and exits, and the next start opens the file anew.
 
+mod ages;
 mod apply;
 mod backend;
 pub mod backup;
+mod budget;
 mod catalog;
 mod changes;
 mod codec;
+mod compact;
 mod error;
+mod ids;
 mod log;
+mod migrate;
+mod old;
 mod open;
+mod pace;
 mod read;
+mod retention;
+mod space;
 mod tables;
+#[cfg(test)]
+mod testing;
+mod wear;
 mod writer;
 
 pub use backend::{Card, CardMeter};
+pub use budget::BudgetView;
 pub use catalog::Catalog;
 pub use changes::{AppPatch, Changes, KeyPatch, RoutePatch, ScriptPatch};
 pub use error::{ChangeError, Error};
+pub use ids::Ids;
 pub use log::{EncodedRecord, encode_record};
+pub use migrate::SCHEMA;
 pub use open::Settings;
 pub use read::{ExecutionFilter, Page, Position, Snapshot, Stopped};
-pub use tables::SCHEMA;
+pub use space::{Bounds, Full, Space};
+pub use wear::Wear;
 pub use writer::{CatalogHook, End, Hooks, Load, Recovered, Startable, Store};

@@ -4,21 +4,25 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use redb::{
-    Database, ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition, WriteTransaction,
-};
+use redb::{Database, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
 use super::backend::{Card, CardMeter};
+use super::budget::Budget;
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
+use super::compact;
 use super::log::LogTail;
+use super::migrate::{self, SCHEMA, STEPS};
+use super::retention::{DeadLetters, Sources};
+use super::space::{Bounds, Space};
 use super::tables::{
-    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, META_DEAD_BYTES, META_SCHEMA, OUTBOX,
-    ROUTES, SCHEMA, SCRIPTS, TableKey, TableVisitor,
+    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, OUTBOX, ROUTES, SCRIPTS, TableKey,
+    TableVisitor,
 };
+use super::wear::{self, Wear};
 use super::{Error, writer::Recovered};
 use crate::model::Row;
 
@@ -31,6 +35,10 @@ pub struct Settings {
     pub cache_bytes: usize,
     /// The longest that a relaxed change stays in memory only.
     pub flush_interval: Duration,
+    /// Added to each sync of the card, to see how a slower card would do; for measuring only.
+    pub sync_delay: Duration,
+    /// Bytes that may be written each day before relaxed changes wait longer and the log is kept shorter; 0: any.
+    pub write_budget_bytes_per_day: u64,
     /// Rows the outbox may hold.
     pub outbox_rows_max: u64,
     /// Bytes the outbox may hold, about.
@@ -43,6 +51,23 @@ pub struct Settings {
     pub dead_letters_max: u64,
     /// Bytes of dead letters kept; over it the oldest goes.
     pub dead_letters_bytes_max: u64,
+    /// Age up to which dead letters are kept.
+    pub dead_letters_age_max: Duration,
+    /// From so many dead letters on somebody should look; 0: never.
+    pub dead_letters_alert_at: u64,
+    /// Bytes of all versions of all scripts; over it the oldest that is not active goes.
+    pub versions_bytes_max: u64,
+    /// Age up to which versions that are not active are kept.
+    pub versions_age_max: Duration,
+    /// How much of the card must stay free.
+    pub space: Bounds,
+}
+
+impl Settings {
+    /// The write budget, whose day begins now.
+    pub(crate) fn budget(&self, now: Instant) -> Budget {
+        Budget::new(self.write_budget_bytes_per_day, self.flush_interval, now)
+    }
 }
 
 /// What opening found.
@@ -52,9 +77,46 @@ pub(crate) struct Opened {
     pub(crate) tail: LogTail,
     pub(crate) recovered: Vec<Recovered>,
     pub(crate) outbox_bytes: u64,
-    pub(crate) dead_letters: u64,
-    pub(crate) dead_letters_bytes: u64,
+    pub(crate) letters: DeadLetters,
+    pub(crate) sources: Sources,
+    pub(crate) latest_id: Uuid,
+    pub(crate) wear: Wear,
     pub(crate) meter: Arc<CardMeter>,
+    pub(crate) space: Arc<Space>,
+    /// How to open another file; `None` on a card that is none.
+    pub(crate) cards: Option<Cards>,
+}
+
+/// How files of the store are opened.
+#[derive(Clone)]
+pub(crate) struct Cards {
+    cache_bytes: usize,
+    sync_delay: Duration,
+    meter: Arc<CardMeter>,
+    pub(crate) space: Arc<Space>,
+}
+
+impl Cards {
+    /// The card that holds this file.
+    fn card(&self, path: &Path) -> Result<Card, Error> {
+        let failed = |why: String| Error::Open { path: path.display().to_string(), why };
+        let file = open_private(path).map_err(|error| failed(error.to_string()))?;
+        let card = Card::new(file, self.meter.clone(), self.space.clone(), self.sync_delay);
+        card.map_err(|error| failed(error.to_string()))
+    }
+
+    /// Opens or makes a database in this file.
+    pub(crate) fn open(&self, path: &Path) -> Result<Database, Error> {
+        open_database(self.card(path)?, self.cache_bytes, path)
+    }
+}
+
+fn open_database(card: impl StorageBackend, cache_bytes: usize, path: &Path) -> Result<Database, Error> {
+    let db = Database::builder().set_cache_size(cache_bytes).create_with_backend(card);
+    db.map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(path.display().to_string()),
+        other => Error::Open { path: path.display().to_string(), why: other.to_string() },
+    })
 }
 
 /// Opens or makes the file. Returns once it is consistent and the crash count of interrupted rows is durable.
@@ -63,10 +125,27 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
     if let Some(parent) = settings.path.parent() {
         fs::create_dir_all(parent).map_err(|error| failed(error.to_string()))?;
     }
-    let file = open_private(&settings.path).map_err(|error| failed(error.to_string()))?;
+    compact::remove_leftover(&settings.path);
     let meter = Arc::new(CardMeter::default());
-    let card = Card::new(file, meter.clone()).map_err(|error| failed(error.to_string()))?;
-    open_on(card, settings, meter)
+    let space = Arc::new(Space::new(settings.path.parent().unwrap_or(Path::new(".")), settings.space));
+    let cards = Cards {
+        cache_bytes: settings.cache_bytes,
+        sync_delay: settings.sync_delay,
+        meter: meter.clone(),
+        space: space.clone(),
+    };
+    let opened = open_on(cards.card(&settings.path)?, settings, meter, |schema| {
+        migrate::put_copy_aside(&settings.path, schema)
+    });
+    // Says at once how it is, and sets the reserve aside if there is room.
+    let full = space.full(Instant::now());
+    match (opened, full) {
+        (Ok(opened), _) => Ok(Opened { space, cards: Some(cards), ..opened }),
+        (Err(Error::Open { why, .. } | Error::Card(why)), Some(full)) => {
+            Err(failed(format!("{why}: {full}, and start again")))
+        }
+        (Err(error), _) => Err(error),
+    }
 }
 
 /// The same on any card: the power-cut tests have their own.
@@ -74,62 +153,43 @@ pub(crate) fn open_on(
     card: impl StorageBackend,
     settings: &Settings,
     meter: Arc<CardMeter>,
+    before_migration: impl FnOnce(u32) -> Result<(), Error>,
 ) -> Result<Opened, Error> {
-    let db = Database::builder().set_cache_size(settings.cache_bytes).create_with_backend(card);
-    let db = db.map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(settings.path.display().to_string()),
-        other => Error::Open { path: settings.path.display().to_string(), why: other.to_string() },
-    })?;
+    let db = open_database(card, settings.cache_bytes, &settings.path)?;
+    migrate::migrate(&db, &settings.path.display().to_string(), STEPS, before_migration)?;
     let mut txn = db.begin_write()?;
     // The first commit after a start leaves a file that the next start opens without a repair.
     txn.set_quick_repair(true);
-    bring_up(&txn, &settings.path)?;
+    make_tables(&txn)?;
+    migrate::set_schema(&txn, SCHEMA)?;
     let (recovered, outbox_bytes) = recover_outbox(&txn)?;
     let catalog = read_catalog(&txn)?;
     let tail = LogTail::open(&txn, settings)?;
-    let dead_letters = txn.open_table(DEAD_LETTERS)?.len()?;
-    let dead_letters_bytes = match txn.open_table(META)?.get(META_DEAD_BYTES)? {
-        None => 0,
-        Some(bytes) => <[u8; 8]>::try_from(bytes.value()).map(u64::from_le_bytes).map_err(|_| {
-            Error::Damaged { what: "weight of the dead letters", why: "it is not eight bytes".into() }
-        })?,
-    };
+    let letters = DeadLetters::open(&txn, settings)?;
+    let sources = Sources::open(&txn, settings)?;
+    let latest_id = latest_id(&txn, &catalog, &tail)?;
+    let wear = wear::read(&txn)?;
     txn.commit()?;
-    Ok(Opened { db, catalog, tail, recovered, outbox_bytes, dead_letters, dead_letters_bytes, meter })
-}
-
-/// Makes the tables of a file be those of this program.
-pub(crate) fn bring_up(txn: &WriteTransaction, path: &Path) -> Result<(), Error> {
-    check_schema(txn, path)?;
-    make_tables(txn)
+    Ok(Opened {
+        db,
+        catalog,
+        tail,
+        recovered,
+        outbox_bytes,
+        letters,
+        sources,
+        latest_id,
+        wear,
+        space: Arc::new(Space::boundless()),
+        cards: None,
+        meter,
+    })
 }
 
 /// The store holds what only its owner may read.
 fn open_private(path: &Path) -> std::io::Result<fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-fn check_schema(txn: &WriteTransaction, path: &Path) -> Result<(), Error> {
-    let mut meta = txn.open_table(META)?;
-    let found = match meta.get(META_SCHEMA)? {
-        None => None,
-        Some(bytes) => {
-            let bytes = <[u8; 4]>::try_from(bytes.value())
-                .map_err(|_| Error::Damaged { what: "schema version", why: "it is not four bytes".into() })?;
-            Some(u32::from_le_bytes(bytes))
-        }
-    };
-    match found {
-        Some(found) if found > SCHEMA => {
-            Err(Error::NewerSchema { path: path.display().to_string(), found, known: SCHEMA })
-        }
-        Some(_) => Ok(()),
-        None => {
-            meta.insert(META_SCHEMA, SCHEMA.to_le_bytes().as_slice())?;
-            Ok(())
-        }
-    }
 }
 
 /// Makes the tables that are not there yet.
@@ -170,9 +230,14 @@ fn recover_outbox(txn: &WriteTransaction) -> Result<(Vec<Recovered>, u64), Error
             row.attempts = row.attempts.saturating_add(1);
             crashed.push((id.value(), codec::encode(&row)));
         }
-        let (execution_id, due_at, crashes, sync) =
-            (row.execution_id, row.due_at, row.crashes, row.is_sync());
-        recovered.push(Recovered { execution_id, due_at, began, crashes, sync });
+        recovered.push(Recovered {
+            execution_id: row.execution_id,
+            due_at: row.due_at,
+            wait_max: Duration::from_millis(row.wait_ms),
+            began,
+            crashes: row.crashes,
+            sync: row.is_sync(),
+        });
     }
     for (id, bytes) in crashed {
         outbox.insert(id, bytes.as_slice())?;
@@ -181,6 +246,23 @@ fn recover_outbox(txn: &WriteTransaction) -> Result<(Vec<Recovered>, u64), Error
         meta.insert(META_CLAIMED, [].as_slice())?;
     }
     Ok((recovered, bytes_total))
+}
+
+/// The latest id in the file: new ones come after it.
+fn latest_id(txn: &WriteTransaction, catalog: &Catalog, tail: &LogTail) -> Result<Uuid, Error> {
+    let mut latest = tail.latest_id();
+    for table in [OUTBOX, DEAD_LETTERS] {
+        let last = txn.open_table(table)?.last()?.map(|(id, _)| id.value());
+        latest = latest.max(last.unwrap_or(0));
+    }
+    let in_catalog = [
+        catalog.apps.keys().next_back(),
+        catalog.domains.keys().next_back(),
+        catalog.scripts.keys().next_back(),
+        catalog.routes.keys().next_back(),
+        catalog.keys.keys().next_back(),
+    ];
+    Ok(in_catalog.into_iter().flatten().copied().fold(Uuid::from_u128(latest), |latest, id| latest.max(id)))
 }
 
 fn read_catalog(txn: &WriteTransaction) -> Result<Catalog, Error> {

@@ -4,10 +4,7 @@ use redb::{Key, TableDefinition};
 
 use super::Error;
 
-/// The schema this program writes. A file with a greater one is refused.
-pub const SCHEMA: u32 = 1;
-
-/// Small facts: the schema, the claimed rows.
+/// Small facts: the schema, the claimed rows, the wear of the card.
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(crate) const APPS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("apps");
 pub(crate) const DOMAINS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("domains");
@@ -28,8 +25,12 @@ pub(crate) const DEAD_LETTERS: TableDefinition<'_, u128, &[u8]> = TableDefinitio
 pub(crate) const META_SCHEMA: &str = "schema";
 /// In [`META`]: how many bytes the dead letters have, eight bytes, little endian.
 pub(crate) const META_DEAD_BYTES: &str = "dead_letters_bytes";
+/// In [`META`]: how many bytes all script versions have, eight bytes, little endian.
+pub(crate) const META_VERSIONS_BYTES: &str = "versions_bytes";
 /// In [`META`]: the execution ids of async rows whose attempt may have begun, sixteen bytes each, big endian.
 pub(crate) const META_CLAIMED: &str = "claimed";
+/// In [`META`]: the totals of the card's wear.
+pub(crate) const META_WEAR: &str = "wear";
 
 /// Something that is done with every table of the file.
 pub(crate) trait TableVisitor {

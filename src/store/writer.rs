@@ -15,14 +15,20 @@ use arc_swap::ArcSwap;
 use redb::Database;
 use uuid::Uuid;
 
+use super::ages::Ages;
 use super::apply::{Applier, Ask};
 use super::backend::CardMeter;
+use super::budget::{Budget, BudgetView};
 use super::catalog::Catalog;
 use super::changes::Changes;
+use super::compact::Compaction;
 use super::log::EncodedRecord;
 use super::open::{self, Settings};
+use super::pace::Pace;
 use super::read::Snapshot;
-use super::{ChangeError, Error};
+use super::space::Space;
+use super::wear::Odometer;
+use super::{ChangeError, Error, Ids, retention};
 use crate::model::{DeadLetter, Row, UnixMs};
 
 /// Called once, after the commit that kept the promise, or with the reason why there will be none.
@@ -71,6 +77,8 @@ pub struct Recovered {
     pub execution_id: Uuid,
     /// When it may run.
     pub due_at: UnixMs,
+    /// The longest that it may still have to wait, whatever the clock says.
+    pub wait_max: Duration,
     /// Whether that process may have begun it.
     pub began: bool,
     /// How often a process died while it ran.
@@ -95,6 +103,8 @@ pub struct Hooks {
 /// Counters of the store, for metrics.
 #[derive(Debug, Default)]
 pub struct Load {
+    /// How often the file was made small again.
+    pub compactions: AtomicU64,
     /// Transactions committed.
     pub commits: AtomicU64,
     /// Those that ended in an fsync.
@@ -113,14 +123,22 @@ pub struct Load {
     pub dead_letters: AtomicU64,
     /// Bytes of them.
     pub dead_letters_bytes: AtomicU64,
-    /// Dead letters dropped because there were too many.
+    /// Dead letters dropped because there were too many or they were too old.
     pub dead_letters_dropped: AtomicU64,
+    /// Whether there are so many that somebody should look.
+    pub dead_letters_alert: AtomicBool,
+    /// Bytes of all versions of all scripts.
+    pub versions_bytes: AtomicU64,
+    /// Rows and changes refused because the card was full.
+    pub storage_full_refusals: AtomicU64,
+    /// Bytes that the store was asked to keep, before compression.
+    pub logical_bytes: AtomicU64,
 }
 
 /// A handle on the store, cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
@@ -128,8 +146,12 @@ pub(crate) struct Shared {
     wake: Condvar,
     pub(crate) catalog: ArcSwap<Catalog>,
     db: Mutex<Option<Arc<Database>>>,
+    pub(crate) ids: Ids,
     pub(crate) load: Load,
     pub(crate) meter: Arc<CardMeter>,
+    pub(crate) space: Arc<Space>,
+    pub(crate) odometer: Odometer,
+    pub(crate) budget: Budget,
     broken: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -141,6 +163,10 @@ struct Queue {
     bytes: usize,
     /// Somebody waits.
     urgent: bool,
+    /// So many wait for a promise.
+    waiting: usize,
+    /// The writer gathers until so many wait; 0 if it does not.
+    wanted: usize,
     /// The writer sleeps without a time to wake.
     dormant: bool,
     closing: bool,
@@ -171,29 +197,52 @@ impl Store {
         let load = Load::default();
         load.outbox_rows.store(u64::try_from(opened.recovered.len()).unwrap_or(u64::MAX), Relaxed);
         load.outbox_bytes.store(opened.outbox_bytes, Relaxed);
-        load.dead_letters.store(opened.dead_letters, Relaxed);
-        load.dead_letters_bytes.store(opened.dead_letters_bytes, Relaxed);
+        load.dead_letters.store(opened.letters.rows, Relaxed);
+        load.dead_letters_bytes.store(opened.letters.bytes, Relaxed);
+        load.versions_bytes.store(opened.sources.bytes, Relaxed);
         load.log_bytes.store(opened.tail.stored_bytes(), Relaxed);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
             catalog: ArcSwap::from_pointee(opened.catalog.clone()),
             db: Mutex::new(Some(db.clone())),
+            ids: Ids::after(opened.latest_id),
             load,
             meter: opened.meter,
+            space: opened.space,
+            odometer: Odometer::after(opened.wear, Instant::now()),
+            budget: settings.budget(Instant::now()),
             broken: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
-        let applier = Applier::new(shared.clone(), opened.catalog, opened.tail, settings)?;
+        let applier = Applier::new(
+            shared.clone(),
+            opened.catalog,
+            opened.tail,
+            opened.letters,
+            opened.sources,
+            settings,
+        );
         let store = Store { shared };
-        let startable =
-            Startable { store: store.clone(), db, applier, flush_interval: settings.flush_interval };
+        let latest = (!opened.latest_id.is_nil()).then(|| retention::stamp(opened.latest_id));
+        let startable = Startable {
+            store: store.clone(),
+            db,
+            applier,
+            compaction: Compaction::new(settings.path.clone(), opened.cards),
+            ages: Ages::from(latest, UnixMs::now()),
+        };
         Ok((store, opened.recovered, startable))
     }
 
     /// The set-up as of the last commit.
     pub fn catalog(&self) -> Arc<Catalog> {
         self.shared.catalog.load_full()
+    }
+
+    /// A new id, later than all that the file knows, whatever the clock says.
+    pub fn new_id(&self) -> Uuid {
+        self.shared.ids.at(UnixMs::now())
     }
 
     /// Accepts a row durably; `claimed` if its attempt begins as soon as it is. `reply` is called once it is
@@ -256,7 +305,10 @@ impl Store {
                 Ok(_) => Ok(true),
                 Err(ChangeError::Store(error)) => Err(error.clone()),
                 Err(
-                    ChangeError::NotFound { .. } | ChangeError::Conflict(_) | ChangeError::Invalid { .. },
+                    ChangeError::NotFound { .. }
+                    | ChangeError::Conflict(_)
+                    | ChangeError::Invalid { .. }
+                    | ChangeError::StorageFull(_),
                 ) => Ok(false),
             };
             let tell: Reply =
@@ -292,6 +344,17 @@ impl Store {
         &self.shared.meter
     }
 
+    /// How the write budget stands now.
+    pub fn budget(&self) -> BudgetView {
+        self.shared.budget.spend(self.shared.meter.bytes_written.load(Relaxed), Instant::now());
+        self.shared.budget.view()
+    }
+
+    /// The room on the card.
+    pub fn space(&self) -> &Space {
+        &self.shared.space
+    }
+
     /// Whether the card failed.
     pub fn is_broken(&self) -> bool {
         self.shared.broken.load(Relaxed)
@@ -319,8 +382,12 @@ impl Store {
 
     fn post_locked(&self, queue: &mut Queue, command: Command, urgent: bool) {
         queue.bytes += command.weight();
+        queue.waiting += usize::from(command.is_promise());
         queue.commands.push(command);
-        let wake = (urgent && !queue.urgent) || queue.dormant || queue.commands.len() == COMMANDS_WAKE;
+        let wake = (urgent && !queue.urgent)
+            || queue.dormant
+            || queue.commands.len() == COMMANDS_WAKE
+            || queue.waiting == queue.wanted;
         queue.urgent |= urgent;
         queue.dormant = false;
         if wake {
@@ -338,7 +405,8 @@ pub struct Startable {
     store: Store,
     pub(crate) db: Arc<Database>,
     pub(crate) applier: Applier,
-    flush_interval: Duration,
+    compaction: Compaction,
+    ages: Ages,
 }
 
 impl Startable {
@@ -351,7 +419,10 @@ impl Startable {
             db: self.db,
             applier: self.applier,
             hooks,
-            flush_interval: self.flush_interval,
+            pace: Pace::default(),
+            compaction: self.compaction,
+            ages: self.ages,
+            started_at: Instant::now(),
         };
         let thread = thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
@@ -379,6 +450,11 @@ impl Command {
         }
     }
 
+    /// Whether its caller is likely to come back as soon as it is answered.
+    fn is_promise(&self) -> bool {
+        matches!(self, Command::Enqueue { .. } | Command::Change(_))
+    }
+
     /// Whether it is only a question.
     fn asks_only(&self) -> bool {
         matches!(self, Command::Settled(_) | Command::Probe(_))
@@ -400,7 +476,10 @@ struct Writer {
     db: Arc<Database>,
     applier: Applier,
     hooks: Hooks,
-    flush_interval: Duration,
+    pace: Pace,
+    compaction: Compaction,
+    ages: Ages,
+    started_at: Instant,
 }
 
 impl Writer {
@@ -425,19 +504,41 @@ impl Writer {
             if closing && self.closed() {
                 return self.release_db();
             }
+            if let Err(error) = self.compact(checkpoint && !closing) {
+                return self.break_down(&error);
+            }
         }
+    }
+
+    /// Begins to compact the file if it is worth it and the box is `idle`, and lets a finished copy take over.
+    fn compact(&mut self, idle: bool) -> Result<(), Error> {
+        if idle {
+            let store = Store { shared: self.shared.clone() };
+            let load = &self.shared.load;
+            let live = [&load.outbox_bytes, &load.log_bytes, &load.dead_letters_bytes, &load.versions_bytes]
+                .map(|bytes| bytes.load(Relaxed));
+            // The thread only wakes the writer; what it made is with the compaction.
+            self.compaction.consider(&self.db, live.iter().sum(), move || store.probe(|_| ()));
+        }
+        let Some(db) = self.compaction.finish(&self.db)? else { return Ok(()) };
+        *self.shared.db.lock().unwrap_or_else(PoisonError::into_inner) = Some(db.clone());
+        self.db = db;
+        self.shared.load.compactions.fetch_add(1, Relaxed);
+        Ok(())
     }
 
     /// Waits for something to do and takes the whole queue. True if the store is to close.
     fn take(&self, commands: &mut Vec<Command>, last_active: Instant) -> bool {
         let mut queue = self.lock();
+        let came_meanwhile = queue.waiting;
         loop {
             if queue.urgent || queue.closing || queue.commands.len() >= COMMANDS_WAKE {
                 break;
             }
             let flush = self.applier.waiting_since().map(|since| since + self.flush_after());
-            let flush = flush
-                .or_else(|| (!queue.commands.is_empty()).then(|| Instant::now() + self.flush_interval / 4));
+            let flush = flush.or_else(|| {
+                (!queue.commands.is_empty()).then(|| Instant::now() + self.shared.budget.flush_interval() / 4)
+            });
             let checkpoint = self.applier.wants_checkpoint().then(|| last_active + CHECKPOINT_AFTER);
             let Some(wake_at) = flush.into_iter().chain(checkpoint).min() else {
                 queue.dormant = true;
@@ -459,22 +560,51 @@ impl Writer {
                 break;
             }
         }
+        queue = self.gather(queue, came_meanwhile);
         queue.urgent = false;
-        queue.bytes = 0;
+        (queue.bytes, queue.waiting) = (0, 0);
         std::mem::swap(&mut queue.commands, commands);
         queue.closing
     }
 
+    /// Waits a little for callers who are likely to come, if the card is slow.
+    fn gather<'q>(&self, mut queue: MutexGuard<'q, Queue>, came: usize) -> MutexGuard<'q, Queue> {
+        let Some(gather) = self.pace.gather(came).filter(|_| queue.waiting > 0) else { return queue };
+        let end = Instant::now() + gather.at_most;
+        let mut quiet_end = Instant::now() + gather.quiet;
+        queue.wanted = gather.crowd;
+        while queue.waiting < gather.crowd && !queue.closing {
+            let (before, left) =
+                (queue.waiting, end.min(quiet_end).saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                break;
+            }
+            queue = self.shared.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            if queue.waiting > before {
+                quiet_end = Instant::now() + gather.quiet;
+            }
+        }
+        queue.wanted = 0;
+        queue
+    }
+
     /// A command may sit in the queue for a quarter of the interval before it is seen.
     fn flush_after(&self) -> Duration {
-        self.flush_interval / 4 * 3
+        self.shared.budget.flush_interval() / 4 * 3
     }
 
     fn apply(&mut self, commands: &mut Vec<Command>, flush: bool, checkpoint: bool) -> Result<(), Error> {
         self.shared.load.commands.fetch_add(u64::try_from(commands.len()).unwrap_or(0), Relaxed);
+        let promises = commands.iter().filter(|command| command.is_promise()).count();
+        let began = Instant::now();
+        let now = self.ages.now(UnixMs::now(), self.started_at.elapsed());
         let applied = catch_unwind(AssertUnwindSafe(|| {
-            self.applier.apply(&self.db, commands, Ask { flush, checkpoint, now: UnixMs::now() }, &self.hooks)
+            self.applier.apply(&self.db, commands, Ask { flush, checkpoint, now }, &self.hooks)
         }));
+        self.shared.budget.spend(self.shared.meter.bytes_written.load(Relaxed), Instant::now());
+        if promises > 0 {
+            self.pace.committed(promises, began.elapsed());
+        }
         match applied {
             Ok(result) => result,
             // redb must not be unwound through a live write transaction: better to start anew.
@@ -504,7 +634,8 @@ impl Writer {
     }
 
     /// Lets the file go; its last holder closes it cleanly.
-    fn release_db(self) {
+    fn release_db(mut self) {
+        self.compaction.stop();
         drop(self.shared.db.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 

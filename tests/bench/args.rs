@@ -19,6 +19,8 @@ pub(crate) enum Subject {
     Async,
     /// A script executed directly, by id
     Direct,
+    /// The strict and async routes on cards whose syncs take 5, 15 and 50 ms longer, with bodies of 200 bytes
+    Slow,
     /// Time from the spawn to the ready line with many routes and log rows
     Start,
     /// Time to find the route of a request among many
@@ -41,7 +43,7 @@ pub(crate) struct Args {
     /// Seconds of load before each measured run [default: 1]
     #[arg(long, value_parser = seconds)]
     warm_up: Option<Duration>,
-    /// Rounds of all runs; medians are printed [default: 3]
+    /// Rounds of all runs; medians are printed [default: 3, on slow cards 1]
     #[arg(long)]
     rounds: Option<u32>,
     /// Only see that everything works: one short round
@@ -106,6 +108,11 @@ impl Args {
     /// How often everything is measured under load.
     pub(crate) fn rounds(&self) -> u32 {
         self.rounds.unwrap_or(if self.is_quick() { 1 } else { 3 }).max(1)
+    }
+
+    /// How often everything is measured on a slow card: its pace hardly varies.
+    pub(crate) fn rounds_slow(&self) -> u32 {
+        self.rounds.unwrap_or(1).max(1)
     }
 
     /// Where directories for data are made: the target directory is on a real disk where `/tmp` may be memory.

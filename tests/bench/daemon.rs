@@ -19,6 +19,8 @@ use crate::process::Process;
 const KEY: &str = "bench";
 /// A daemon that is not ready by then never will be.
 const READY_TIME_MAX: Duration = Duration::from_secs(120);
+/// The outbox drains within this, or the rest is left.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
 /// The body of every request: 13 bytes of JSON.
 pub(crate) const BODY: &str = r#"{"name":"pi"}"#;
 const SCRIPT: &str = "#{ echo: request.body }";
@@ -117,6 +119,15 @@ impl Daemon {
         let samples = text.lines().filter_map(|line| line.strip_prefix("picloud_")?.split_once(' '));
         let parsed = samples.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
         Ok(Metrics(parsed.collect()))
+    }
+
+    /// Waits until no accepted work is left; says how long that took.
+    pub(crate) fn drain(&self) -> Outcome<Duration> {
+        let began = Instant::now();
+        while began.elapsed() < DRAIN_TIME_MAX && self.metrics()?.value("outbox_rows")? > 0 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(began.elapsed())
     }
 
     /// Empties the log, so that hours of access lines do not fill the disk.

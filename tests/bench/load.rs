@@ -73,6 +73,16 @@ struct Generator<'a> {
     load: Load,
 }
 
+/// The bytes of a POST of JSON.
+pub(crate) fn post(address: SocketAddr, path: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
 /// Makes the load and waits for the last answer.
 pub(crate) fn run(plan: &Plan<'_>) -> Outcome<Load> {
     let mut generator = Generator::connect(plan)?;

@@ -6,7 +6,7 @@
 //! were reached; it asserts nothing about speed, so it fails only if something does not work.
 //!
 //! [`load`] is the generator, [`bare`] the yardstick, [`daemon`] the daemon under test and what its metrics say,
-//! [`rounds`] the order of measurements; [`startup`] and [`matching`] need no load; [`report`] prints.
+//! [`rounds`] the order of measurements, [`slow`] the same on slower cards; [`startup`] and [`matching`] need no load; [`report`] prints.
 
 mod args;
 mod bare;
@@ -20,6 +20,7 @@ mod process;
 mod report;
 mod rounds;
 mod seed;
+mod slow;
 mod startup;
 
 use std::fs;
@@ -57,6 +58,9 @@ fn measure(args: &Args, dir: &Path) -> Outcome<Report> {
     let mut report = Report::new(&machine::describe(dir)?, args);
     if args.wants_load() {
         report.add_rounds(&rounds::run(args, dir)?);
+    }
+    if args.wants(Subject::Slow) {
+        report.add_slow(&slow::run(args, dir)?);
     }
     if args.wants(Subject::Start) {
         report.add_starts(&startup::run(args, dir)?);

@@ -1,11 +1,13 @@
 //! The report: tables that read as text and as Markdown, and which goals were reached. No goal ever fails a run.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
 use crate::args::{Args, Subject};
 use crate::matching::Matching;
 use crate::numbers::float;
 use crate::rounds::{Rounds, Runs};
+use crate::slow::Slow;
 use crate::startup::Start;
 
 const MEGABYTE: f64 = 1e6;
@@ -108,6 +110,55 @@ impl Report {
         }
     }
 
+    /// What slower cards did.
+    pub(crate) fn add_slow(&mut self, slow: &[Slow]) {
+        let title = "On slower cards, bodies of 200 bytes; a request per connection and sync is the ideal";
+        let heads = [
+            "what",
+            "added ms",
+            "connections",
+            "req/s",
+            "p50 ms",
+            "p99 ms",
+            "syncs/s",
+            "sync ms",
+            "req/conn/sync",
+            "req/conn/sync time",
+            "p99 in syncs",
+            "bytes/req",
+            "commits/req",
+            "errors",
+        ];
+        let mut table = Table::new(title, &heads);
+        for runs in slow {
+            table.add(slow_row(runs));
+        }
+        self.tables.push(table);
+        self.judge_slow(slow);
+    }
+
+    fn judge_slow(&mut self, slow: &[Slow]) {
+        let strict = slow.iter().filter(|runs| runs.subject == Subject::Strict && runs.added_ms == 15);
+        for runs in strict {
+            let wanted = if runs.connections == 1 { 0.9 } else { 0.8 };
+            let what = format!("strict, sync + 15 ms, {} connections", runs.connections);
+            // A loop that syncs seldom looks well per sync, one that syncs in vain per time: both must be reached.
+            let seen = runs.median(|run| run.per_sync.min(run.per_sync_time));
+            self.at_least(&format!("{what}: requests per connection and sync"), wanted, seen);
+            if runs.connections > 1 {
+                self.at_most(&format!("{what}: p99 in syncs"), 3.0, runs.median(|run| run.p99_syncs), 2);
+            }
+        }
+        for (subject, wanted) in [(Subject::Strict, 4096.0), (Subject::Relaxed, 2048.0)] {
+            let is_it = |runs: &&Slow| (runs.subject, runs.added_ms, runs.connections) == (subject, 0, 128);
+            if let Some(runs) = slow.iter().find(is_it) {
+                let what =
+                    format!("{}: bytes written per request, 128 connections, body of 200", name(subject));
+                self.at_most(&what, wanted, runs.median(|run| run.written_bytes), 0);
+            }
+        }
+    }
+
     /// How long starts took.
     pub(crate) fn add_starts(&mut self, starts: &[Start]) {
         let mut table = Table::new(
@@ -175,13 +226,13 @@ fn name(subject: Subject) -> &'static str {
         Subject::Strict => "sync strict",
         Subject::Async => "async accept",
         Subject::Direct => "direct execute",
+        Subject::Slow => "slow card",
         Subject::Start => "start",
         Subject::Match => "match",
     }
 }
 
 fn load_row(runs: &Runs) -> Vec<String> {
-    let errors: Vec<_> = runs.errors().into_iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
     let of_daemon = |text: String| if runs.subject == Subject::Bare { "-".into() } else { text };
     let drain = runs.median(|run| run.drain_s);
     vec![
@@ -197,8 +248,34 @@ fn load_row(runs: &Runs) -> Vec<String> {
         of_daemon(format!("{:.4}", runs.median(|run| run.commits))),
         format!("{:.1}", runs.median(|run| run.peak_bytes) / MEGABYTE),
         if runs.subject == Subject::Async { format!("{drain:.1}") } else { "-".into() },
-        if errors.is_empty() { "0".into() } else { errors.join(", ") },
+        errors_of(runs.errors()),
     ]
+}
+
+fn slow_row(runs: &Slow) -> Vec<String> {
+    // A relaxed request waits for no sync.
+    let of_syncs = |text: String| if runs.subject == Subject::Relaxed { "-".into() } else { text };
+    vec![
+        name(runs.subject).into(),
+        runs.added_ms.to_string(),
+        runs.connections.to_string(),
+        format!("{:.0}", runs.median(|run| run.rate)),
+        format!("{:.1}", runs.median(|run| run.p50_ms)),
+        format!("{:.1}", runs.median(|run| run.p99_ms)),
+        format!("{:.1}", runs.median(|run| run.syncs_per_s)),
+        format!("{:.2}", runs.median(|run| run.sync_ms)),
+        of_syncs(format!("{:.2}", runs.median(|run| run.per_sync))),
+        of_syncs(format!("{:.2}", runs.median(|run| run.per_sync_time))),
+        of_syncs(format!("{:.2}", runs.median(|run| run.p99_syncs))),
+        format!("{:.0}", runs.median(|run| run.written_bytes)),
+        format!("{:.4}", runs.median(|run| run.commits)),
+        errors_of(runs.errors()),
+    ]
+}
+
+fn errors_of(errors: BTreeMap<&str, u64>) -> String {
+    let errors: Vec<_> = errors.into_iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+    if errors.is_empty() { "0".into() } else { errors.join(", ") }
 }
 
 impl Table {

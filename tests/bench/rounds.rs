@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::Outcome;
 use crate::args::{Args, Subject};
@@ -18,9 +18,7 @@ use crate::numbers::{float, median, per};
 use crate::process::Process;
 
 /// Relaxed changes reach the card within one second.
-const REST: Duration = Duration::from_millis(1_200);
-/// The outbox drains within this, or the rest is left.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
+pub(crate) const REST: Duration = Duration::from_millis(1_200);
 
 /// All runs, and what the daemon held before the first.
 pub(crate) struct Rounds {
@@ -122,7 +120,7 @@ impl Field<'_> {
             Subject::Strict => self.run_daemon("/strict", 200, connections),
             Subject::Async => self.run_daemon("/async", 202, connections),
             Subject::Direct => self.run_daemon(&format!("/api/execute/{}", self.script), 200, connections),
-            Subject::Start | Subject::Match => Err("this is not measured under load".into()),
+            Subject::Slow | Subject::Start | Subject::Match => Err("this is not measured under load".into()),
         }
     }
 
@@ -136,7 +134,7 @@ impl Field<'_> {
         let before = self.daemon.metrics()?;
         let usage = Usage::begin(&self.daemon.process)?;
         let load = self.load(self.daemon.address, path, status, connections)?;
-        let drain_s = self.drain()?;
+        let drain_s = self.daemon.drain()?.as_secs_f64();
         std::thread::sleep(REST);
         let after = self.daemon.metrics()?;
         self.daemon.forget_log()?;
@@ -153,28 +151,14 @@ impl Field<'_> {
     }
 
     fn load(&self, address: SocketAddr, path: &str, status: u16, connections: usize) -> Outcome<Load> {
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{BODY}",
-            BODY.len()
-        );
         load::run(&Plan {
             address,
-            request: request.as_bytes(),
+            request: &load::post(address, path, BODY),
             status,
             connections,
             warm_up: self.args.warm_up(),
             measured: self.args.measured(),
         })
-    }
-
-    /// Waits until no accepted work is left; says how long that took, in seconds.
-    fn drain(&self) -> Outcome<f64> {
-        let began = Instant::now();
-        while began.elapsed() < DRAIN_TIME_MAX && self.daemon.metrics()?.value("outbox_rows")? > 0 {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(began.elapsed().as_secs_f64())
     }
 }
 

@@ -150,12 +150,19 @@ fn settings(dir: &Path) -> store::Settings {
         path: dir.join("picloud.redb"),
         cache_bytes: 16 * 1024 * 1024,
         flush_interval: Duration::from_secs(1),
+        sync_delay: Duration::ZERO,
+        write_budget_bytes_per_day: 0,
         outbox_rows_max: 100_000,
         outbox_bytes_max: 256 * 1024 * 1024,
         log_bytes_max: 64 * 1024 * 1024,
         log_age_max: Duration::from_secs(30 * 24 * 3600),
         dead_letters_max: 10_000,
         dead_letters_bytes_max: 64 * 1024 * 1024,
+        dead_letters_age_max: Duration::MAX,
+        dead_letters_alert_at: 0,
+        versions_bytes_max: u64::MAX,
+        versions_age_max: Duration::MAX,
+        space: store::Bounds::default(),
     }
 }
 
@@ -198,6 +205,8 @@ fn row(script: &Script) -> Row {
         pinned_version: None,
         history: Vec::new(),
         redriven_from: None,
+        age_ms: 0,
+        wait_ms: 0,
     }
 }
 

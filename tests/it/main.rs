@@ -11,6 +11,8 @@ mod http;
 mod asynchronous;
 mod backups;
 mod cli;
+mod clock;
+mod compaction;
 mod concurrency;
 mod connections;
 mod context;

@@ -95,6 +95,26 @@ fn check(schema: u32) {
 }
 
 #[test]
+fn a_copy_is_put_aside_before_the_schema_changes() {
+    let dir = TempDir::new();
+    fs::create_dir_all(dir.path().join("data")).unwrap();
+    let old = zstd::decode_all(fs::read(fixture(1)).unwrap().as_slice()).unwrap();
+    fs::write(dir.path().join("data/picloud.redb"), &old).unwrap();
+    let mut daemon = setup().start_in(dir);
+    let copy = daemon.data_dir().join("picloud.redb.schema-1");
+    daemon.stop_and_start_again();
+    let kept = fs::read(&copy).unwrap();
+    // Whoever goes back starts the older release on it; this one can only do the step once more.
+    let again = TempDir::new();
+    fs::create_dir_all(again.path().join("data")).unwrap();
+    fs::write(again.path().join("data/picloud.redb"), &kept).unwrap();
+    let second = setup().start_in(again);
+    assert_eq!(second.all("/dead-letters").len(), 2);
+    assert!(second.data_dir().join("picloud.redb.schema-1").exists());
+    assert!(!daemon.log().contains("ERROR"), "{}", daemon.log());
+}
+
+#[test]
 fn a_store_of_every_schema_opens() {
     (1..=SCHEMA).for_each(check);
 }

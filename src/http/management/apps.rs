@@ -45,7 +45,8 @@ impl Office {
                     None => new.slug.as_str().parse().map_err(|why| Refusal::invalid("name", why))?,
                 };
                 let now = UnixMs::now();
-                let app = App { id: Uuid::now_v7(), slug: new.slug, name, created_at: now, updated_at: now };
+                let app =
+                    App { id: self.store.new_id(), slug: new.slug, name, created_at: now, updated_at: now };
                 let app = self.change(move |changes| changes.create_app(app)).await?;
                 Ok(reply::json(StatusCode::CREATED, app.as_ref()))
             }
@@ -89,8 +90,13 @@ impl Office {
             Method::POST => {
                 let NewDomain { pattern } = call.json().await?;
                 let now = UnixMs::now();
-                let domain =
-                    Domain { id: Uuid::now_v7(), app_id: app, pattern, created_at: now, updated_at: now };
+                let domain = Domain {
+                    id: self.store.new_id(),
+                    app_id: app,
+                    pattern,
+                    created_at: now,
+                    updated_at: now,
+                };
                 let domain = self.change(move |changes| changes.create_domain(domain)).await?;
                 Ok(reply::json(StatusCode::CREATED, domain.as_ref()))
             }

@@ -86,9 +86,15 @@ impl Office {
                 for id in ids {
                     match redrive(changes, id, version) {
                         Ok(_) => moved += 1,
-                        Err(ChangeError::Store(error)) => return Err(error.into()),
+                        Err(error @ (ChangeError::Store(_) | ChangeError::StorageFull(_))) => {
+                            return Err(error);
+                        }
                         // Its script is gone: it stays, to be read or purged.
-                        Err(_) => {}
+                        Err(
+                            ChangeError::NotFound { .. }
+                            | ChangeError::Conflict(_)
+                            | ChangeError::Invalid { .. },
+                        ) => {}
                     }
                 }
                 Ok((moved, all - moved, next))
@@ -143,7 +149,7 @@ fn redrive(
     version: WhichVersion,
 ) -> Result<std::sync::Arc<Row>, ChangeError> {
     let catalog = changes.catalog().clone();
-    changes.redrive(id, move |letter| {
+    changes.redrive(id, move |letter, execution_id| {
         let script = letter.row.script_id;
         if !catalog.scripts.contains_key(&script) {
             return Err(ChangeError::Conflict(format!("script not found: {script}")));
@@ -155,13 +161,15 @@ fn redrive(
         };
         let now = UnixMs::now();
         Ok(Row {
-            execution_id: Uuid::now_v7(),
+            execution_id,
             attempts: 0,
             crashes: 0,
             due_at: now,
             accepted_at: now,
             pinned_version,
             redriven_from: Some(id),
+            age_ms: 0,
+            wait_ms: 0,
             ..letter.row
         })
     })

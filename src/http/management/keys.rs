@@ -52,6 +52,7 @@ impl<'a> KeyView<'a> {
 pub fn new_secret(
     name: Name,
     expires_at: Option<UnixMs>,
+    id: Uuid,
     now: UnixMs,
 ) -> Result<(String, Key), getrandom::Error> {
     let mut bits = [0u8; 32];
@@ -61,14 +62,14 @@ pub fn new_secret(
         // Writing to a string does not fail.
         let _ = write!(secret, "{byte:02x}");
     }
-    let key = key_of(name, &secret, expires_at, now);
+    let key = key_of(name, &secret, expires_at, id, now);
     Ok((secret, key))
 }
 
 /// The key of a secret.
-pub fn key_of(name: Name, secret: &str, expires_at: Option<UnixMs>, now: UnixMs) -> Key {
+pub fn key_of(name: Name, secret: &str, expires_at: Option<UnixMs>, id: Uuid, now: UnixMs) -> Key {
     let (hash, hint) = (hash_secret(secret), secret.chars().take(10).chain(['…']).collect());
-    Key { id: Uuid::now_v7(), name, hash, hint, expires_at, created_at: now, updated_at: now }
+    Key { id, name, hash, hint, expires_at, created_at: now, updated_at: now }
 }
 
 impl Office {
@@ -81,10 +82,11 @@ impl Office {
             }
             (&Method::POST, []) => {
                 let new: NewKey = call.json().await?;
-                let (secret, key) = new_secret(new.name, new.expires_at, UnixMs::now()).map_err(|error| {
-                    tracing::error!(%error, "the system gave no random numbers");
-                    Refusal::internal()
-                })?;
+                let (secret, key) = new_secret(new.name, new.expires_at, self.store.new_id(), UnixMs::now())
+                    .map_err(|error| {
+                        tracing::error!(%error, "the system gave no random numbers");
+                        Refusal::internal()
+                    })?;
                 let key = self.change(move |changes| changes.create_key(key)).await?;
                 Ok(reply::json(StatusCode::CREATED, &KeyView::of(&key, Some(&secret))))
             }

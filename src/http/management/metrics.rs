@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use hyper::Method;
 
@@ -111,14 +112,68 @@ impl Office {
             "Dead letters dropped for want of room.",
             &load.dead_letters_dropped,
         );
+        text.gauge(
+            "dead_letters_alert",
+            "1 if there are as many dead letters as dead_letters.alert_at.",
+            u64::from(load.dead_letters_alert.load(Relaxed)),
+        );
+        text.gauge(
+            "versions_bytes",
+            "Bytes of all versions of all scripts.",
+            load.versions_bytes.load(Relaxed),
+        );
         text.gauge("execution_log_bytes", "Bytes of the execution log.", load.log_bytes.load(Relaxed));
+        let (space, now) = (self.store.space(), Instant::now());
+        text.gauge("storage_free_bytes", "Bytes free on the card.", space.free_bytes(now));
+        text.gauge("storage_low", "1 while the card is full.", u8::from(space.full(now).is_some()));
+        text.counter(
+            "storage_full_refusals_total",
+            "Rows and changes refused because the card was full.",
+            &load.storage_full_refusals,
+        );
         text.counter("store_commands_total", "Commands the writer took.", &load.commands);
+        text.counter("store_compactions_total", "Times the file was made small again.", &load.compactions);
         text.counter("store_commits_total", "Transactions committed.", &load.commits);
         text.counter("store_durable_commits_total", "Transactions committed durably.", &load.durable_commits);
         text.counter("card_fsyncs_total", "Calls of fdatasync.", &card.syncs);
         text.counter("card_fsync_microseconds_total", "Time spent in fdatasync.", &card.sync_us);
         text.counter("card_writes_total", "Writes to the file.", &card.writes);
         text.counter("card_written_bytes_total", "Bytes written to the file.", &card.bytes_written);
+        text.counter(
+            "store_logical_bytes_total",
+            "Bytes that the store was asked to keep, before compression.",
+            &load.logical_bytes,
+        );
+        text.gauge("store_file_bytes", "Length of the file.", card.file_bytes.load(Relaxed));
+        self.wear(text);
+    }
+
+    /// Totals over all starts, and how the budget stands.
+    fn wear(&self, text: &mut Exposition) {
+        let (wear, budget) = (self.store.wear(), self.store.budget());
+        let lifetime = [
+            ("card_lifetime_fsyncs_total", "Calls of fdatasync since the file is in use.", wear.syncs),
+            (
+                "card_lifetime_written_bytes_total",
+                "Bytes written since the file is in use.",
+                wear.bytes_written,
+            ),
+            ("card_lifetime_commits_total", "Transactions since the file is in use.", wear.commits),
+            ("card_lifetime_seconds_total", "Seconds of operation since the file is in use.", wear.seconds),
+        ];
+        for (name, help, value) in lifetime {
+            text.metric(name, "counter", help, &[("", &value)]);
+        }
+        let (per_day, _) = wear.bytes_per_day();
+        text.gauge("card_written_bytes_per_day", "Bytes per day at the rate of the last day.", per_day);
+        if let Some(factor) = wear.amplification() {
+            let help = "Bytes written for each byte kept, since the file is in use.";
+            text.gauge("card_write_amplification", help, format!("{factor:.3}"));
+        }
+        let help = "Bytes that may be written per day; 0 if any.";
+        text.gauge("card_write_budget_bytes_per_day", help, budget.bytes_per_day);
+        let help = "1 while the write budget is exceeded.";
+        text.gauge("card_over_budget", help, u8::from(budget.over));
     }
 
     fn process(&self, text: &mut Exposition) {

@@ -14,6 +14,7 @@ mod metrics;
 mod restores;
 mod routes;
 mod scripts;
+mod status;
 mod system;
 
 use std::net::IpAddr;
@@ -70,6 +71,7 @@ pub(super) struct Office {
     pub(super) guests: Guests,
     pub(super) info: Arc<SystemInfo>,
     pub(super) page_limit_max: usize,
+    pub(super) endurance_tbw: u64,
     pub(super) custody: Custody,
 }
 
@@ -106,6 +108,7 @@ impl Office {
         match segments.as_slice() {
             ["health" | "ready" | "version"] => not_allowed("GET"),
             ["metrics"] => self.metrics(&call),
+            ["status"] => self.status(&call),
             ["apps", rest @ ..] => self.apps(call, table, rest).await,
             ["keys", rest @ ..] => self.keys(call, rest).await,
             ["validate"] => self.validate(call).await,
@@ -196,6 +199,7 @@ fn refused(error: ChangeError) -> Refusal {
         ChangeError::NotFound { .. } => Refusal::not_found(error.to_string()),
         ChangeError::Conflict(message) => Refusal::new(StatusCode::CONFLICT, message),
         ChangeError::Invalid { field, why } => Refusal::invalid(field, why),
+        ChangeError::StorageFull(_) => Refusal::overloaded(error.to_string(), "storage_full"),
         ChangeError::Store(error) => broken(&error),
     }
 }

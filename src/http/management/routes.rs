@@ -76,7 +76,7 @@ impl Office {
                 let new: NewRoute = call.json().await?;
                 let now = UnixMs::now();
                 let route = Route {
-                    id: Uuid::now_v7(),
+                    id: self.store.new_id(),
                     app_id: app,
                     script_id: new.script_id,
                     host: new.host,

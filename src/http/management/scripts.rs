@@ -95,7 +95,7 @@ impl Office {
         check_compiles(new.source.clone()).await?;
         let now = UnixMs::now();
         let script = Script {
-            id: Uuid::now_v7(),
+            id: self.store.new_id(),
             app_id: app,
             name: new.name,
             active_version: 1,

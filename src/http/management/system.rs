@@ -62,7 +62,15 @@ impl Office {
         let ready = !draining && !self.store.is_broken() && self.dispatch.executor().is_live(Instant::now());
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let uptime_seconds = self.info.started.elapsed().as_secs();
-        let body = json!({ "ready": ready, "draining": draining, "uptime_seconds": uptime_seconds });
+        // A full card is no reason to restart or to send calls elsewhere: what it can do, it does.
+        let full = self.store.space().full(Instant::now()).is_some();
+        let storage = if full { "full" } else { "ok" };
+        let body = json!({
+            "ready": ready,
+            "draining": draining,
+            "storage": storage,
+            "uptime_seconds": uptime_seconds,
+        });
         Ok(reply::json(status, &body))
     }
 

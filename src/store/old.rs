@@ -1,0 +1,80 @@
+//! The shapes of earlier releases, for reading only. They never change.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::model::{Attempt, DeadLetter, InboxId, Kind, Principal, Request, Row, UnixMs};
+
+/// A row before schema 2: without its age.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RowV1 {
+    execution_id: Uuid,
+    request_id: String,
+    kind: Kind,
+    app_id: Uuid,
+    route_id: Option<Uuid>,
+    script_id: Uuid,
+    script_name: String,
+    timeout_ms: u32,
+    reply_to: Option<InboxId>,
+    request: Request,
+    principal: Option<Principal>,
+    trigger_depth: u16,
+    root_execution_id: Uuid,
+    attempts: u16,
+    crashes: u16,
+    due_at: UnixMs,
+    accepted_at: UnixMs,
+    pinned_version: Option<u32>,
+    history: Vec<Attempt>,
+    redriven_from: Option<Uuid>,
+}
+
+/// A dead letter before schema 2.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DeadLetterV1 {
+    id: Uuid,
+    row: RowV1,
+    script_version: u32,
+    reason: String,
+    died_at: UnixMs,
+}
+
+impl From<RowV1> for Row {
+    /// The age is what the clocks of then say: a lower bound if they were wrong.
+    fn from(old: RowV1) -> Row {
+        let written_at = old.history.last().map_or(old.accepted_at, |attempt| attempt.at);
+        let millis = |from: UnixMs, to: UnixMs| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX);
+        Row {
+            age_ms: millis(old.accepted_at, old.due_at),
+            wait_ms: millis(written_at, old.due_at),
+            execution_id: old.execution_id,
+            request_id: old.request_id,
+            kind: old.kind,
+            app_id: old.app_id,
+            route_id: old.route_id,
+            script_id: old.script_id,
+            script_name: old.script_name,
+            timeout_ms: old.timeout_ms,
+            reply_to: old.reply_to,
+            request: old.request,
+            principal: old.principal,
+            trigger_depth: old.trigger_depth,
+            root_execution_id: old.root_execution_id,
+            attempts: old.attempts,
+            crashes: old.crashes,
+            due_at: old.due_at,
+            accepted_at: old.accepted_at,
+            pinned_version: old.pinned_version,
+            history: old.history,
+            redriven_from: old.redriven_from,
+        }
+    }
+}
+
+impl From<DeadLetterV1> for DeadLetter {
+    fn from(old: DeadLetterV1) -> DeadLetter {
+        let DeadLetterV1 { id, row, script_version, reason, died_at } = old;
+        DeadLetter { id, row: row.into(), script_version, reason, died_at }
+    }
+}

@@ -1,0 +1,42 @@
+//! Rows for tests.
+
+use uuid::Uuid;
+
+use crate::model::{Body, Kind, Request, Row, UnixMs};
+
+/// An async row of no script.
+pub(crate) fn row() -> Row {
+    let request = Request {
+        method: "POST".into(),
+        path: "/".into(),
+        headers: vec![],
+        body: Body::Empty,
+        query: String::new(),
+        params: vec![],
+        rest: String::new(),
+    };
+    Row {
+        execution_id: Uuid::nil(),
+        request_id: String::new(),
+        kind: Kind::Http,
+        app_id: Uuid::nil(),
+        route_id: None,
+        script_id: Uuid::nil(),
+        script_name: "s".into(),
+        timeout_ms: 1000,
+        reply_to: None,
+        request,
+        principal: None,
+        trigger_depth: 0,
+        root_execution_id: Uuid::nil(),
+        attempts: 0,
+        crashes: 0,
+        due_at: UnixMs(0),
+        accepted_at: UnixMs(0),
+        pinned_version: None,
+        history: vec![],
+        redriven_from: None,
+        age_ms: 0,
+        wait_ms: 0,
+    }
+}
