@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use super::Error;
 use uuid::Uuid;
 
+use super::Error;
 use crate::http::{key_of, new_secret};
 use crate::model::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Route, Sandbox, Script, ScriptSource,
@@ -48,10 +48,10 @@ pub(super) fn set_up(store: &Store, data_dir: &Path) -> Result<(), Error> {
 }
 
 /// The key in the data directory, if there is one, as a store would hold it.
-pub(super) fn key_in_file(data_dir: &Path, now: UnixMs) -> Option<Key> {
+pub(super) fn key_in_file(data_dir: &Path, id: Uuid, now: UnixMs) -> Option<Key> {
     let text = std::fs::read_to_string(data_dir.join(KEY_FILE)).ok()?;
     let secret = Some(text.trim()).filter(|secret| !secret.is_empty())?;
-    Some(key_of("admin".parse().ok()?, secret, None, Uuid::now_v7(), now))
+    Some(key_of("admin".parse().ok()?, secret, None, id, now))
 }
 
 fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), ChangeError> {

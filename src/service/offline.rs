@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{first_run, parts};
 use crate::config::Config;
@@ -45,7 +46,7 @@ fn stage(config: &Config, file: &Path) -> Result<Value, BackupError> {
         return Err(BackupError::Failed(why.into()));
     }
     // Whoever can write to this directory has every key to the device.
-    let keys = first_run::key_in_file(data_dir, UnixMs::now()).into_iter().collect();
+    let keys = first_run::key_in_file(data_dir, Uuid::now_v7(), UnixMs::now()).into_iter().collect();
     let keep = Keep { keys, wear: None };
     let manifest = premises.build(keep).run(&mut backup)?;
     give_to_owner(&premises.new_store(), data_dir).map_err(failed)?;

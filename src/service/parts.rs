@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::{backups, first_run};
 use crate::config::{self, Config};
@@ -72,7 +73,8 @@ pub(super) fn custody(
         premises: premises(config),
         trial,
         reopen,
-        admin_key: first_run::key_in_file(&config.server.data_dir, UnixMs::now()).map(|key| key.hash),
+        admin_key: first_run::key_in_file(&config.server.data_dir, Uuid::now_v7(), UnixMs::now())
+            .map(|key| key.hash),
         upload_bytes_max: config.backups.upload_bytes_max,
         upload_time_max: Duration::from_secs(config.server.body_timeout_seconds),
         restoring: Arc::default(),

@@ -11,12 +11,13 @@ use super::Error;
 use super::catalog::Catalog;
 use super::changes::Changes;
 use super::codec;
+use super::handle::{Hooks, Shared};
 use super::log::LogTail;
 use super::open::Settings;
+use super::queue::{Change, Command, End, Reply};
 use super::retention::{DeadLetters, Sources};
 use super::space::Space;
 use super::tables::{META, META_CLAIMED, OUTBOX};
-use super::writer::{Change, Command, End, Hooks, Reply, Shared};
 use crate::model::{DeadLetter, Row, UnixMs};
 
 /// A durable commit takes the gathered log along from this size on; a smaller rest waits for the flush.

@@ -21,6 +21,9 @@ use rustix::fs::{Advice, fadvise};
 
 use super::space::{self, Space};
 
+/// Blocks are taken over in steps, because a step that does not fit may leave nothing behind.
+const CLAIM_BYTES: u64 = 256 * 1024;
+
 /// What a card has taken since the daemon started.
 #[derive(Debug, Default)]
 pub struct CardMeter {
@@ -32,8 +35,6 @@ pub struct CardMeter {
     pub writes: AtomicU64,
     /// Bytes written.
     pub bytes_written: AtomicU64,
-    /// Length of the file.
-    pub file_bytes: AtomicU64,
 }
 
 /// A file on the card.
@@ -57,16 +58,44 @@ impl Card {
         sync_delay: Duration,
     ) -> Result<Card, redb::DatabaseError> {
         let raw = file.try_clone().map_err(redb::StorageError::from)?;
-        meter.file_bytes.store(raw.metadata().map_err(redb::StorageError::from)?.len(), Relaxed);
         Ok(Card { file: FileBackend::new(file)?, raw, meter, space, sync_delay })
     }
 
     /// Does it once more if there was no room and the reserve made some.
     fn with_reserve(&self, work: impl Fn() -> io::Result<()>) -> io::Result<()> {
         match work() {
-            Err(error) if space::is_no_room(&error) && self.space.write_found_none() => work(),
+            Err(error) if space::is_no_room(&error) && self.space.write_found_none() => {
+                self.claim_reserve();
+                work()
+            }
             result => result,
         }
+    }
+
+    /// Takes the reserve's blocks into the file before anyone else can have them: into its holes, from the front as
+    /// the store fills it, and behind its end, where it will grow.
+    fn claim_reserve(&self) {
+        let Ok(len) = self.file.len() else { return };
+        self.claim(0, len.saturating_add(self.space.reserve_bytes()));
+    }
+
+    /// Gives a span of the file its blocks, without making it longer, until there are no more.
+    fn claim(&self, from: u64, to: u64) {
+        let mut at = from;
+        while at < to && space::keep(&self.raw, at, CLAIM_BYTES.min(to - at)).is_ok() {
+            at += CLAIM_BYTES;
+        }
+    }
+
+    /// Shortens the file. It grows again at the next start, which must find room on a card that is full even now:
+    /// then the blocks stay, behind its end.
+    fn shorten(&self, len: u64) -> io::Result<()> {
+        let had = space::allocated_bytes(&self.raw)?;
+        self.file.set_len(len)?;
+        if self.space.is_known_full() {
+            self.claim(len, had.max(len).min(len.saturating_add(self.space.reserve_bytes())));
+        }
+        Ok(())
     }
 
     /// Gives the file's new end its blocks, so that writes inside of the file do not find the card full later:
@@ -102,9 +131,11 @@ impl StorageBackend for Card {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let before = self.file.len()?;
+        if len < before {
+            return self.shorten(len);
+        }
         self.with_reserve(|| self.file.set_len(len))?;
-        self.meter.file_bytes.store(len, Relaxed);
-        if len > before { self.allocate(before, len) } else { Ok(()) }
+        self.allocate(before, len)
     }
 
     fn sync_data(&self) -> io::Result<()> {

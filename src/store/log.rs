@@ -21,6 +21,9 @@ use crate::model::{ExecutionRecord, UnixMs};
 pub(crate) const BLOCK_BYTES: usize = 64 * 1024;
 /// While the card is full the log does not grow, but it may always be this large: what just ended can be read.
 const HELD_BYTES_MIN: u64 = 1024 * 1024;
+/// While the card is full one commit takes at most so many bytes of new blocks: the pages of those that make way
+/// for them are free only after it.
+const HELD_WRITE_MAX: usize = 1024 * 1024;
 /// No block decompresses to more than this: one record may be larger than a block, a body is capped far below.
 const RAW_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -161,6 +164,17 @@ impl LogTail {
         self.held_at = full.then(|| self.held_at.unwrap_or(now));
     }
 
+    /// Forgets the oldest of what waits, as far as it is more than one commit may take while the card is full.
+    fn thin_out(&mut self) {
+        let mut surplus = self.closed_bytes.saturating_sub(HELD_WRITE_MAX);
+        self.closed.retain(|(_, packed)| {
+            let goes = surplus > 0;
+            surplus = surplus.saturating_sub(packed.len());
+            !goes
+        });
+        self.closed_bytes = self.closed.iter().map(|(_, packed)| packed.len()).sum();
+    }
+
     fn close_block(&mut self) {
         let block = std::mem::take(&mut self.open);
         let Some(mut head) = block.head else { return };
@@ -181,6 +195,9 @@ impl LogTail {
         self.close_block();
         if self.closed.is_empty() {
             return Ok(());
+        }
+        if self.held_at.is_some() {
+            self.thin_out();
         }
         let (mut blocks, mut index) = (txn.open_table(LOG)?, txn.open_table(LOG_INDEX)?);
         for (head, packed) in self.closed.drain(..) {

@@ -23,7 +23,7 @@ use super::tables::{
     TableVisitor,
 };
 use super::wear::{self, Wear};
-use super::{Error, writer::Recovered};
+use super::{Error, Recovered};
 use crate::model::Row;
 
 /// Bounds of the store.

@@ -130,6 +130,16 @@ impl Space {
         state.free.bytes
     }
 
+    /// Bytes that are set aside, or would be.
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        self.bounds.reserve_bytes
+    }
+
+    /// Whether the card was full when somebody asked last.
+    pub(crate) fn is_known_full(&self) -> bool {
+        self.lock().full.is_some()
+    }
+
     /// A write found no room: gives the reserve up. True if there was one, so that the write is worth repeating.
     pub(crate) fn write_found_none(&self) -> bool {
         let mut state = self.lock();
@@ -263,6 +273,16 @@ fn set_aside(path: &Path, bytes: u64) -> io::Result<()> {
 /// Gives a span of a file its blocks, and makes the file as long as that if it is shorter.
 pub(crate) fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<()> {
     Ok(fallocate(file, FallocateFlags::empty(), from, bytes)?)
+}
+
+/// The same, but the file's length stays: what lies behind its end waits there.
+pub(crate) fn keep(file: &File, from: u64, bytes: u64) -> io::Result<()> {
+    Ok(fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes)?)
+}
+
+/// Bytes of the blocks that a file has.
+pub(crate) fn allocated_bytes(file: &File) -> io::Result<u64> {
+    Ok(file.metadata()?.blocks().saturating_mul(STAT_BLOCK_BYTES))
 }
 
 #[cfg(test)]

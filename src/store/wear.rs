@@ -17,7 +17,7 @@ use super::Error;
 use super::backend::CardMeter;
 use super::codec::{self, Stored};
 use super::tables::{META, META_WEAR};
-use super::writer::{Load, Store};
+use super::{Load, Store};
 use crate::model::UnixMs;
 
 /// The rate is that of so many seconds of operation.

@@ -129,6 +129,8 @@ impl Drop for Process {
 pub(crate) struct Setup {
     env: Vec<(String, String)>,
     no_device_key: bool,
+    prefix: Vec<String>,
+    data_dir: Option<PathBuf>,
 }
 
 impl Setup {
@@ -150,6 +152,18 @@ impl Setup {
         self
     }
 
+    /// Starts it by way of another program, which becomes the daemon: `nsenter .. --`, `strace -D ..`.
+    pub(crate) fn by(mut self, prefix: &[String]) -> Setup {
+        self.prefix = prefix.to_vec();
+        self
+    }
+
+    /// Puts the data elsewhere; the path is the daemon's.
+    pub(crate) fn data_in(mut self, path: PathBuf) -> Setup {
+        self.data_dir = Some(path);
+        self
+    }
+
     #[track_caller]
     pub(crate) fn start(self) -> Daemon {
         self.start_in(TempDir::new())
@@ -167,8 +181,10 @@ type Lines = Arc<Mutex<Vec<String>>>;
 
 #[track_caller]
 fn launch(setup: &Setup, dir: &Path) -> (Process, Lines, SocketAddr) {
-    let mut command = Command::new(PICLOUD);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.join("data"));
+    let mut words = setup.prefix.iter().map(String::as_str).chain([PICLOUD]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
+    command.arg(setup.data_dir.clone().unwrap_or_else(|| dir.join("data")));
     command.env_clear().envs(setup.env.iter().cloned());
     if !setup.no_device_key {
         command.env("PICLOUD_API_KEY", KEY);
@@ -236,6 +252,13 @@ impl Daemon {
         let (process, lines, address) = launch(&self.setup, self.dir.path());
         lines.lock().unwrap().splice(0..0, before);
         (self.process, self.lines, self.address) = (process, lines, address);
+    }
+
+    /// Starts it again by way of another program, or of none.
+    #[track_caller]
+    pub(crate) fn start_again_by(&mut self, prefix: &[String]) {
+        self.setup.prefix = prefix.to_vec();
+        self.start_again();
     }
 
     #[track_caller]

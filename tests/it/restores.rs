@@ -1,8 +1,11 @@
 //! Restores: everything is checked first, and at every instant there is one whole store, the old or the new.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -327,36 +330,50 @@ fn a_restored_store_that_cannot_be_opened_is_taken_back() {
     }
 }
 
+/// A request of somebody who may find nobody: only that it is made counts.
+fn ask(address: SocketAddr) {
+    if let Ok(mut stream) = TcpStream::connect(address) {
+        let _ = stream.write_all(b"GET /hello/you HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+/// Kills a daemon so long after a restore was asked for; whether it had been accepted.
+#[track_caller]
+fn kill_during_a_restore(daemon: &mut Daemon, backup: &Value, after: Duration, asks: bool) -> bool {
+    let accepted = thread::scope(|scope| {
+        let call = scope.spawn(|| {
+            let body = json!({ "backup_id": backup["id"] }).to_string();
+            let request = daemon.request("POST", "/api/v1/restore").key(KEY).body(body);
+            let accepted = request.begin().answer().is_some_and(|answer| answer.status == 202);
+            if accepted && asks {
+                ask(daemon.address);
+            }
+            accepted
+        });
+        thread::sleep(after);
+        assert!(daemon.process.signal_if_alive("KILL"));
+        call.join().unwrap()
+    });
+    daemon.process.wait("the killed daemon");
+    daemon.start_again();
+    accepted
+}
+
 #[test]
 fn a_restore_survives_kills_at_any_instant() {
     let mut daemon = Daemon::start();
     app(&daemon, "before");
     let backup = make(&daemon);
-    // Until both ends of a restore were hit, and some instants between them.
-    let (mut round, mut went_on, mut went_back) = (0, 0, 0);
-    while round < 12 || went_on == 0 || went_back == 0 {
-        assert!(round < 200, "{went_on} went on, {went_back} did not");
-        round += 1;
+    for round in 0..12 {
         app(&daemon, &format!("later-{round}"));
-        let accepted = thread::scope(|scope| {
-            let call = scope.spawn(|| {
-                let body = json!({ "backup_id": backup["id"] }).to_string();
-                let request = daemon.request("POST", "/api/v1/restore").key(KEY).body(body);
-                request.begin().answer().is_some_and(|answer| answer.status == 202)
-            });
-            // Later in each round, from before it is checked to after it served.
-            thread::sleep(std::time::Duration::from_millis(round * 12));
-            assert!(daemon.process.signal_if_alive("KILL"));
-            call.join().unwrap()
-        });
-        daemon.process.wait("the killed daemon");
-        daemon.start_again();
+        // Later in each round, from before anything is checked to after it served.
+        let (after, asks) = (Duration::from_millis(round * round * 4), round % 2 == 0);
+        let accepted = kill_during_a_restore(&mut daemon, &backup, after, asks);
         let now = slugs(&daemon);
-        let (old, new): (bool, bool) =
-            (now.contains(&format!("later-{round}")), now == ["before", "default"]);
+        let (old, new) = (now.contains(&format!("later-{round}")), now == ["before", "default"]);
         assert!(old != new && now.contains(&"before".to_owned()), "round {round}: {now:?}");
         let state = ended_or_none(&daemon);
-        (went_on, went_back) = (went_on + u32::from(new), went_back + u32::from(old));
         // What was accepted goes on, unless the restored store died on trial, which is then said.
         assert!(!(accepted && old) || state == "rolled_back", "round {round}: {state}");
     }
@@ -477,4 +494,37 @@ fn a_second_daemon_does_not_touch_a_restore_on_trial() {
         (slugs(&daemon), ended_or_none(&daemon)),
         (vec!["new".into(), "default".into()], "served".into())
     );
+}
+
+/// The shell lines of the README's section about backups, block by block.
+fn readme() -> Vec<&'static str> {
+    let (_, after) = include_str!("../../README.md").split_once("### Backup and restore").unwrap();
+    let (section, _) = after.split_once("\n## ").unwrap();
+    section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect()
+}
+
+#[test]
+fn the_commands_of_the_readme_work_as_they_stand() {
+    let blocks = readme();
+    assert_eq!(blocks.len(), 2);
+    let mut daemon = Setup::default().without_device_key().start();
+    let place = daemon.dir().path().to_owned();
+    std::os::unix::fs::symlink(daemon.data_dir(), place.join("picloud-data")).unwrap();
+    let url = daemon.url();
+    let run = |block: &str| {
+        let script =
+            format!("set -ex\npicloud() {{ {} \"$@\"; }}\nexec 2>&1\n{block}", crate::harness::PICLOUD);
+        let mut bash = std::process::Command::new("bash");
+        bash.arg("-c").arg(script).current_dir(&place).env_clear().env("PICLOUD_URL", &url);
+        let ran = bash.env("PATH", "/usr/bin:/bin").output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert!(ran.status.success(), "{said}");
+        said
+    };
+    let said = run(blocks[0]);
+    assert_eq!(said.matches("served").count(), 2, "{said}");
+    daemon.kill();
+    run(blocks[1]);
+    daemon.start_again();
+    assert_eq!(daemon.get("/hello/you").status, 200);
 }

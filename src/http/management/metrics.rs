@@ -144,7 +144,7 @@ impl Office {
             "Bytes that the store was asked to keep, before compression.",
             &load.logical_bytes,
         );
-        text.gauge("store_file_bytes", "Length of the file.", card.file_bytes.load(Relaxed));
+        text.gauge("store_file_bytes", "Length of the file.", self.store.file_bytes());
         self.wear(text);
     }
 

@@ -26,7 +26,7 @@ impl Office {
             "uptime_seconds": self.info.started.elapsed().as_secs(),
             "resident_bytes": (self.info.resident_bytes)(),
             "store": {
-                "file_bytes": count(&self.store.card().file_bytes),
+                "file_bytes": self.store.file_bytes(),
                 "execution_log_bytes": count(&load.log_bytes),
             },
             "card": self.card_status(),

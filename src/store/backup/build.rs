@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::format::{self, Manifest};
 use super::{BackupError, space};
 use crate::model::{App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Version};
-use crate::store::backend::{Card, CardMeter};
+use crate::store::backend::Card;
 use crate::store::codec::{self, Stored};
 use crate::store::log::{self, BlockHead};
 use crate::store::migrate::{self, STEPS};
@@ -108,7 +108,7 @@ impl Build {
         space::require(directory, manifest.raw_bytes.saturating_mul(2), self.kept_free_bytes)?;
         let fresh = fresh_file(&self.target).map_err(|error| space::refusal("write", directory, &error))?;
         let synced = fresh.try_clone().map_err(|error| space::refusal("write", directory, &error))?;
-        let (meter, space) = (Arc::new(CardMeter::default()), Arc::new(Space::boundless()));
+        let (meter, space) = (Arc::default(), Arc::new(Space::boundless()));
         let card = Card::new(fresh, meter, space, Duration::ZERO).map_err(failed)?;
         let mut db =
             Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(card).map_err(failed)?;

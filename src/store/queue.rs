@@ -1,0 +1,125 @@
+//! What may be asked of the writer, and where it waits for it.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Error;
+use super::changes::Changes;
+use super::log::EncodedRecord;
+use crate::model::{DeadLetter, Row};
+
+/// Called once, after the commit that kept the promise, or with the reason why there will be none.
+pub(crate) type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
+/// Makes a change; says whom to tell, and whether it wrote. An error is the card's.
+pub(crate) type Change = Box<dyn FnOnce(&mut Changes<'_>) -> (Reply, Result<bool, Error>) + Send>;
+
+/// More waiting commands than this wake the writer although nobody waits for it.
+pub(super) const COMMANDS_WAKE: usize = 256;
+/// With more than this waiting the card cannot keep up, and relaxed rows must wait like strict ones.
+const COMMANDS_BUSY: usize = 4 * 1024;
+/// The same in bytes.
+const BYTES_BUSY: usize = 16 * 1024 * 1024;
+/// With more than this waiting nothing is run any more: what waits for a stalled card must not fill the memory.
+const BYTES_BEHIND: usize = 48 * 1024 * 1024;
+/// How a row's attempt changed the row.
+#[derive(Debug)]
+pub enum End {
+    /// It is over: the row goes, the record stays.
+    Done(EncodedRecord),
+    /// It is tried again: the row as it shall stand, with its new due time.
+    Retry(Arc<Row>),
+    /// It is over without success: the row becomes a dead letter.
+    Dead(Box<DeadLetter>, EncodedRecord),
+    /// The house cut it short: the row stays as it was, and the attempt does not count.
+    Release,
+}
+
+pub(crate) enum Command {
+    Enqueue { row: Arc<Row>, claimed: bool, reply: Reply },
+    EnqueueRelaxed(Arc<Row>),
+    Claim { ids: Vec<Uuid>, reply: Reply },
+    Settle { id: Uuid, end: End },
+    Change(Change),
+    Settled(Reply),
+    Probe(Reply),
+}
+
+impl Command {
+    /// About how many bytes wait with it.
+    fn weight(&self) -> usize {
+        match self {
+            Command::Enqueue { row, .. } | Command::EnqueueRelaxed(row) => row.weight(),
+            Command::Settle { end: End::Done(record) | End::Dead(_, record), .. } => record.weight(),
+            Command::Settle { end: End::Retry(_) | End::Release, .. }
+            | Command::Claim { .. }
+            | Command::Change(_)
+            | Command::Settled(_)
+            | Command::Probe(_) => 0,
+        }
+    }
+
+    /// Whether its caller is likely to come back as soon as it is answered.
+    pub(super) fn is_promise(&self) -> bool {
+        matches!(self, Command::Enqueue { .. } | Command::Change(_))
+    }
+
+    /// Whether it is only a question.
+    pub(super) fn asks_only(&self) -> bool {
+        matches!(self, Command::Settled(_) | Command::Probe(_))
+    }
+
+    /// Tells whoever waits that it will not happen.
+    pub(crate) fn refuse(self, error: &Error) {
+        match self {
+            Command::Enqueue { reply, .. } | Command::Claim { reply, .. } => reply(Err(error.clone())),
+            Command::Settled(reply) | Command::Probe(reply) => reply(Err(error.clone())),
+            // The closure holds whom to tell; its reply is dropped with it, which the waiter sees.
+            Command::Change(_) | Command::EnqueueRelaxed(_) | Command::Settle { .. } => {}
+        }
+    }
+}
+
+/// What waits for the writer.
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) commands: Vec<Command>,
+    /// About how many bytes they hold.
+    pub(super) bytes: usize,
+    /// Somebody waits.
+    pub(super) urgent: bool,
+    /// So many wait for a promise.
+    pub(super) waiting: usize,
+    /// The writer gathers until so many wait; 0 if it does not.
+    pub(super) wanted: usize,
+    /// The writer sleeps without a time to wake.
+    pub(super) dormant: bool,
+    pub(super) closing: bool,
+    pub(super) closed: bool,
+}
+
+impl Queue {
+    /// Whether the card cannot keep up.
+    pub(super) fn is_busy(&self) -> bool {
+        self.commands.len() >= COMMANDS_BUSY || self.bytes >= BYTES_BUSY
+    }
+
+    /// Whether so much waits that nothing more should be run.
+    pub(super) fn is_behind(&self) -> bool {
+        self.bytes >= BYTES_BEHIND
+    }
+
+    /// Takes a command; says whether the writer is to be woken for it.
+    pub(super) fn push(&mut self, command: Command, urgent: bool) -> bool {
+        self.bytes += command.weight();
+        self.waiting += usize::from(command.is_promise());
+        self.commands.push(command);
+        let wake = (urgent && !self.urgent)
+            || self.dormant
+            || self.commands.len() == COMMANDS_WAKE
+            || self.waiting == self.wanted;
+        self.urgent |= urgent;
+        self.dormant = false;
+        wake
+    }
+}
