@@ -74,11 +74,9 @@ impl Keep {
 /// # Errors
 /// `Unsound` with what is wrong, or `Failed` if it cannot be read.
 pub fn check(file: &mut (impl Read + Seek)) -> Result<Manifest, BackupError> {
-    let schema = known_schema(&format::manifest(file)?)?;
-    let names = names()?;
+    let schema = known(&format::manifest(file)?)?;
     format::unpack(file, |table, key, value| {
         // Rows of an older schema are for the steps that lead from it to read.
-        known_table(&names, table)?;
         if schema == SCHEMA { check_row(table, key, value).map_err(unsound) } else { Ok(()) }
     })
 }
@@ -102,7 +100,7 @@ impl Build {
 
     fn build(self, file: &mut (impl Read + Seek)) -> Result<Manifest, BackupError> {
         let manifest = format::manifest(file)?;
-        known_schema(&manifest)?;
+        known(&manifest)?;
         let directory = self.target.parent().unwrap_or(Path::new("."));
         // Pages are about two thirds full, and the last commit needs some twice.
         space::require(directory, manifest.raw_bytes.saturating_mul(2), self.kept_free_bytes)?;
@@ -128,13 +126,16 @@ impl Build {
     }
 }
 
-fn known_schema(manifest: &Manifest) -> Result<u32, BackupError> {
+/// Refuses what this program cannot know; gives the schema. That the tables are those of the manifest shows later.
+fn known(manifest: &Manifest) -> Result<u32, BackupError> {
     if manifest.schema > SCHEMA {
         return Err(BackupError::Unsound(format!(
             "the backup is of PiCloud {} with schema {}, and this one reads up to {SCHEMA}: restore it with a newer PiCloud",
             manifest.version, manifest.schema
         )));
     }
+    let names = names()?;
+    manifest.tables.keys().try_for_each(|table| known_table(&names, table))?;
     Ok(manifest.schema)
 }
 
@@ -167,11 +168,9 @@ fn fill(
     directory: &Path,
     kept_free_bytes: u64,
 ) -> Result<(), BackupError> {
-    let names = names()?;
     let mut batch = Batch { kept_free_bytes, ..Batch::default() };
     let mut schema = None;
     let manifest = format::unpack(file, |table, key, value| {
-        known_table(&names, table)?;
         if table == META.name() && key == META_SCHEMA.as_bytes() {
             schema = <[u8; 4]>::try_from(value).ok().map(u32::from_le_bytes);
         }
