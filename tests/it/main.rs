@@ -31,6 +31,7 @@ mod ordering;
 mod pages;
 mod requests;
 mod restart;
+mod restore_cuts;
 mod restores;
 mod schemas;
 mod starting;
