@@ -296,7 +296,7 @@ fn a_store_that_does_not_open_any_more_is_restored_without_a_daemon() {
 /// The shell lines of the README's section about backups, block by block.
 fn readme() -> Vec<&'static str> {
     let (_, after) = include_str!("../../README.md").split_once("### Backup and restore").unwrap();
-    let (section, _) = after.split_once("\n## ").unwrap();
+    let (section, _) = after.split_once("\n##").unwrap();
     section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect()
 }
 
