@@ -11,7 +11,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableErro
 
 use super::Error;
 use super::codec::{self, Stored};
-use super::tables::{DEAD_LETTERS, META, META_SCHEMA, META_VERSIONS_BYTES, OUTBOX, VERSIONS};
+use super::tables::{
+    DEAD_LETTERS, META, META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES, OUTBOX, VERSIONS,
+};
 use crate::model::{DeadLetter, Row};
 
 /// Changes the tables of one schema into those of the next. The bump is not its business.
@@ -107,34 +109,37 @@ pub(crate) fn set_schema(txn: &WriteTransaction, schema: u32) -> Result<(), Erro
 /// makes them old; and the weight of all sources is kept, which bounds them.
 fn rows_know_their_age(txn: &WriteTransaction) -> Result<(), Error> {
     rewrite::<Row>(txn, OUTBOX)?;
-    rewrite::<DeadLetter>(txn, DEAD_LETTERS)?;
-    let mut weight = 0;
+    let letters = rewrite::<DeadLetter>(txn, DEAD_LETTERS)?;
+    let mut sources = 0;
     for entry in txn.open_table(VERSIONS)?.iter()? {
-        weight += u64::try_from(entry?.1.value().len()).unwrap_or(u64::MAX);
+        sources += u64::try_from(entry?.1.value().len()).unwrap_or(u64::MAX);
     }
-    txn.open_table(META)?.insert(META_VERSIONS_BYTES, weight.to_le_bytes().as_slice())?;
+    let mut meta = txn.open_table(META)?;
+    meta.insert(META_DEAD_BYTES, letters.to_le_bytes().as_slice())?;
+    meta.insert(META_VERSIONS_BYTES, sources.to_le_bytes().as_slice())?;
     Ok(())
 }
 
-/// Writes each row of a table as it is written today.
+/// Writes each row of a table as it is written today. Gives their bytes.
 fn rewrite<T: Stored>(
     txn: &WriteTransaction,
     definition: TableDefinition<'_, u128, &[u8]>,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     let mut table = txn.open_table(definition)?;
-    let mut after = None;
+    let (mut after, mut weight) = (None, 0);
     loop {
         // A cursor does not survive the changes, so each row is looked up from the one before it.
         let from = after.map_or(Some(0), |id: u128| id.checked_add(1));
-        let Some(from) = from else { return Ok(()) };
+        let Some(from) = from else { return Ok(weight) };
         let (id, today) = match table.range(from..)?.next() {
-            None => return Ok(()),
+            None => return Ok(weight),
             Some(entry) => {
                 let (id, bytes) = entry?;
                 (id.value(), codec::encode(&codec::decode::<T>(bytes.value())?))
             }
         };
         table.insert(id, today.as_slice())?;
+        weight += u64::try_from(today.len()).unwrap_or(u64::MAX);
         after = Some(id);
     }
 }
