@@ -89,7 +89,7 @@ pub(super) enum Command {
     Backup(backups::BackupArgs),
     /// Replace everything on the device by a backup, after checking all of it
     Restore(backups::RestoreArgs),
-    /// Whether the device is well
+    /// Whether the device is well, and how long its card lasts
     Status,
     /// Print a completion script for a shell
     Completions {

@@ -1,4 +1,6 @@
-//! `picloud status`: health, readiness and version of the device, on one screen.
+//! `picloud status`: health, readiness and version of the device, and what its card takes, on one screen.
+//!
+//! Whoever has no api key is told the first part only.
 
 use std::process::ExitCode;
 
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 use super::error::Error;
 use super::render::{self, field, text};
 use super::session::Session;
+use super::units;
 
 /// Asks, prints, and succeeds if the device is ready.
 pub(super) fn run(session: &mut Session<'_>) -> Result<ExitCode, Error> {
@@ -14,9 +17,13 @@ pub(super) fn run(session: &mut Session<'_>) -> Result<ExitCode, Error> {
     let (_, health) = session.client.probe("/api/v1/health")?;
     let (ready_status, ready) = session.client.probe("/api/v1/ready")?;
     let is_ready = ready_status == 200 && ready["ready"] == true;
+    let (told, device) = session.client.probe("/api/v1/status")?;
+    let device = (told == 200).then_some(device);
     let url = session.client.url().to_owned();
     if session.json {
-        session.document(&json!({ "url": url, "version": version, "health": health, "ready": ready }))?;
+        let all =
+            json!({ "url": url, "version": version, "health": health, "ready": ready, "status": device });
+        session.document(&all)?;
     } else {
         let mut rows = vec![
             vec!["url".to_owned(), url],
@@ -27,7 +34,13 @@ pub(super) fn run(session: &mut Session<'_>) -> Result<ExitCode, Error> {
         for (answer, told) in [(&version, "version"), (&health, "status"), (&ready, "ready")] {
             rows.extend(others(answer, told));
         }
+        rows.extend(device.as_ref().into_iter().flat_map(figures));
         session.say(render::aligned(&rows))?;
+    }
+    if told == 401 {
+        session.note(
+            "what the card takes is told to holders of an api key: set PICLOUD_API_KEY or --key-file",
+        )?;
     }
     Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -36,4 +49,78 @@ pub(super) fn run(session: &mut Session<'_>) -> Result<ExitCode, Error> {
 fn others(answer: &Value, told: &str) -> Vec<Vec<String>> {
     let fields = answer.as_object().into_iter().flatten().filter(|(name, _)| *name != told);
     fields.map(|(name, _)| vec![render::clean(name), field(answer, name)]).collect()
+}
+
+/// What the device counts, a line each.
+fn figures(device: &Value) -> Vec<Vec<String>> {
+    let (store, executions) = (&device["store"], &device["executions"]);
+    let (outbox, letters) = (&device["outbox"], &device["dead_letters"]);
+    let failed: u64 =
+        ["error", "timeout", "budget_exceeded"].iter().filter_map(|kind| executions[*kind].as_u64()).sum();
+    let lines = [
+        (
+            "executions",
+            format!("{} succeeded, {failed} failed since the start", text(&executions["success"])),
+        ),
+        ("outbox", format!("{} rows, {}", text(&outbox["rows"]), bytes(&outbox["bytes"]))),
+        ("dead letters", format!("{}, {}", text(&letters["rows"]), bytes(&letters["bytes"]))),
+        ("memory", bytes(&device["resident_bytes"])),
+        (
+            "store",
+            format!("{}, of it {} log", bytes(&store["file_bytes"]), bytes(&store["execution_log_bytes"])),
+        ),
+        ("card", card(&device["card"])),
+        ("syncs", syncs(&device["card"])),
+        ("budget", budget(&device["budget"])),
+    ];
+    lines.map(|(name, line)| vec![name.to_owned(), line]).into()
+}
+
+/// How long the card lasts.
+fn card(card: &Value) -> String {
+    let written =
+        format!("{} written, {} a day", bytes(&card["total_bytes_written"]), bytes(&card["bytes_per_day"]));
+    let lasts = card["years_left"].as_f64().map_or_else(
+        || "nothing wears it".to_owned(),
+        |left| {
+            format!(
+                "a card of {} TBW lasts {} at this rate",
+                text(&card["endurance_tbw"]),
+                units::years(left)
+            )
+        },
+    );
+    let measured = card["measured_seconds"].as_u64().unwrap_or_default();
+    // Hours of a young store say little about years.
+    let over =
+        if measured < 86_400 { format!(" (measured over {})", units::span(measured)) } else { String::new() };
+    format!("{written}; {lasts}{over}")
+}
+
+fn syncs(card: &Value) -> String {
+    let each = card["mean_sync_ms"].as_f64().map_or_else(String::new, |ms| format!(" of {ms:.1} ms"));
+    let factor = card["write_amplification"].as_f64();
+    let factor =
+        factor.map_or_else(String::new, |factor| format!("; {factor:.1} bytes written for each byte kept"));
+    format!("{}{each}, {} commits since the start{factor}", text(&card["fsyncs"]), text(&card["commits"]))
+}
+
+fn budget(budget: &Value) -> String {
+    let allowed = &budget["bytes_per_day"];
+    if allowed == 0 {
+        return "none".to_owned();
+    }
+    let stands = if budget["over"] == true {
+        format!(
+            "EXCEEDED: relaxed calls are flushed every {}, the log is kept shorter",
+            field(budget, "flush_interval_ms")
+        )
+    } else {
+        format!("{} left for now", bytes(&budget["left_bytes"]))
+    };
+    format!("{} a day, {stands}", bytes(allowed))
+}
+
+fn bytes(value: &Value) -> String {
+    value.as_f64().map_or_else(|| text(value), units::bytes)
 }

@@ -6,13 +6,12 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use serde_json::Value;
-
-use super::{first_run, parts};
 use uuid::Uuid;
 
+use super::{first_run, parts};
 use crate::config::Config;
 use crate::model::UnixMs;
-use crate::store::backup::{self, BackupError, Build, State};
+use crate::store::backup::{self, BackupError, Keep, State};
 
 /// Checks the backup in `file`, and that it is the file whose hash stands beside it, if one does. Gives its manifest.
 ///
@@ -48,9 +47,9 @@ fn stage(config: &Config, file: &Path) -> Result<Value, BackupError> {
     }
     // Whoever can write to this directory has every key to the device.
     let keys = first_run::key_in_file(data_dir, Uuid::now_v7(), UnixMs::now()).into_iter().collect();
-    let target = premises.new_store();
-    let manifest = Build { target: &target, keys }.run(&mut backup)?;
-    give_to_owner(&target, data_dir).map_err(failed)?;
+    let keep = Keep { keys, wear: None };
+    let manifest = premises.build(keep).run(&mut backup)?;
+    give_to_owner(&premises.new_store(), data_dir).map_err(failed)?;
     let report = premises.begin(manifest.id, manifest.created_at, UnixMs::now())?;
     for file in [premises.journal(), premises.lock_file()] {
         give_to_owner(&file, data_dir).map_err(failed)?;

@@ -40,7 +40,14 @@ pub(super) fn store(config: &Config) -> store::Settings {
 }
 
 pub(super) fn premises(config: &Config) -> backup::Premises {
-    backup::Premises::new(&config.server.data_dir)
+    backup::Premises::new(&config.server.data_dir, kept_free_bytes(config))
+}
+
+/// Backups leave so much of the card that the store goes on taking work: its low-water mark, the eighth above it
+/// from which on there is room again, and its reserve.
+fn kept_free_bytes(config: &Config) -> u64 {
+    let low = config.store.space_low_bytes;
+    low.saturating_add(low / 8).saturating_add(config.store.reserve_bytes)
 }
 
 fn shelf(config: &Config) -> backup::Settings {
@@ -51,6 +58,7 @@ fn shelf(config: &Config) -> backup::Settings {
         data_dir: data_dir.clone(),
         keep: backups.keep,
         bytes_max: backups.bytes_max,
+        kept_free_bytes: kept_free_bytes(config),
         copy_to: given(&backups.copy_to),
     }
 }

@@ -22,8 +22,6 @@ use crate::model::{DeadLetter, Row, UnixMs};
 
 /// A durable commit takes the gathered log along from this size on; a smaller rest waits for the flush.
 const LOG_RIDES_FROM: usize = 16 * 1024;
-/// The log is flushed early at this size, to bound memory.
-const LOG_WAITS_MAX: usize = 2 * 1024 * 1024;
 
 #[cfg(test)]
 mod sabotage;
@@ -199,9 +197,7 @@ impl Applier {
 
     fn commit(&mut self, db: &Database, batch: &mut Batch, ask: Ask, hooks: &Hooks) -> Result<(), Error> {
         let checkpoint = ask.checkpoint;
-        let flush = checkpoint
-            || (ask.flush && self.waiting_since.is_some())
-            || self.tail.waiting_bytes() >= LOG_WAITS_MAX;
+        let flush = checkpoint || (ask.flush && self.waiting_since.is_some()) || self.tail.is_heavy();
         let promised = !batch.enqueues.is_empty() || !batch.claims.is_empty() || !batch.dead.is_empty();
         let visible = !batch.settled.is_empty() && self.waiting_since.is_some();
         if !flush && !promised && !visible && batch.changes.is_empty() && batch.retries.is_empty() {
@@ -214,7 +210,8 @@ impl Applier {
         let mut catalog = self.catalog.clone();
         let Made { replies, enqueued, wrote: changed, dead_freed, sources } =
             self.make_changes(&txn, &mut catalog, std::mem::take(&mut batch.changes))?;
-        let durable = flush || promised || changed || !batch.retries.is_empty();
+        // Pages that a commit frees are used again only after a durable one, and a full card has no others.
+        let durable = flush || promised || changed || !batch.retries.is_empty() || self.space.is_known_full();
         #[cfg(test)]
         let durable = durable && self.sabotage != Sabotage::NoSync;
         self.count_enqueued(&enqueued);

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,11 +41,15 @@ pub struct CardMeter {
 #[derive(Debug)]
 pub struct Card {
     file: FileBackend,
+    /// Its length as redb knows it.
+    len: AtomicU64,
     /// The same file, for what redb's backend does not do.
     raw: File,
     meter: Arc<CardMeter>,
     sync_delay: Duration,
     space: Arc<Space>,
+    /// Whether it has taken blocks in advance, because the card is full.
+    prepared: AtomicBool,
 }
 
 impl Card {
@@ -58,44 +62,54 @@ impl Card {
         sync_delay: Duration,
     ) -> Result<Card, redb::DatabaseError> {
         let raw = file.try_clone().map_err(redb::StorageError::from)?;
-        Ok(Card { file: FileBackend::new(file)?, raw, meter, space, sync_delay })
+        let prepared = AtomicBool::new(false);
+        let file = FileBackend::new(file)?;
+        let len = AtomicU64::new(file.len().map_err(redb::StorageError::from)?);
+        Ok(Card { file, len, raw, meter, space, sync_delay, prepared })
     }
 
     /// Does it once more if there was no room and the reserve made some.
     fn with_reserve(&self, work: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        match work() {
-            Err(error) if space::is_no_room(&error) && self.space.write_found_none() => {
-                self.claim_reserve();
+        let failed = match work() {
+            Err(error) if space::is_no_room(&error) => error,
+            result => return result,
+        };
+        match self.space.write_found_none() {
+            Some(reserve) => {
+                self.claim_blocks(Some(&reserve));
+                drop(reserve);
                 work()
             }
-            result => result,
+            None => Err(failed),
         }
     }
 
-    /// Takes the reserve's blocks into the file before anyone else can have them: into its holes, from the front as
-    /// the store fills it, and behind its end, where it will grow.
-    fn claim_reserve(&self) {
+    /// Takes blocks into the file's holes, from the front as the store fills it, and behind its end, where it will
+    /// grow. Where there are none, `reserve` is cut step by step, so that others who wait for room get little of it.
+    fn claim_blocks(&self, reserve: Option<&File>) {
         let Ok(len) = self.file.len() else { return };
-        self.claim(0, len.saturating_add(self.space.reserve_bytes()));
-    }
-
-    /// Gives a span of the file its blocks, without making it longer, until there are no more.
-    fn claim(&self, from: u64, to: u64) {
-        let mut at = from;
-        while at < to && space::keep(&self.raw, at, CLAIM_BYTES.min(to - at)).is_ok() {
-            at += CLAIM_BYTES;
+        let (mut at, end) = (0, len.saturating_add(self.space.reserve_bytes()));
+        let mut left = reserve.map_or(0, |_| self.space.reserve_bytes());
+        while at < end {
+            if space::keep(&self.raw, at, CLAIM_BYTES).is_ok() {
+                at += CLAIM_BYTES;
+                continue;
+            }
+            let Some(reserve) = reserve.filter(|_| left > 0) else { return };
+            left = left.saturating_sub(CLAIM_BYTES);
+            if reserve.set_len(left).is_err() {
+                return;
+            }
         }
     }
 
-    /// Shortens the file. It grows again at the next start, which must find room on a card that is full even now:
-    /// then the blocks stay, behind its end.
-    fn shorten(&self, len: u64) -> io::Result<()> {
-        let had = space::allocated_bytes(&self.raw)?;
-        self.file.set_len(len)?;
-        if self.space.is_known_full() {
-            self.claim(len, had.max(len).min(len.saturating_add(self.space.reserve_bytes())));
+    /// Once the card is known to be full, and may have some room left: the store takes what it may need, before
+    /// others have taken it all.
+    fn prepare_for_less(&self) {
+        let full = self.space.is_known_full();
+        if full != self.prepared.swap(full, Relaxed) && full {
+            self.claim_blocks(None);
         }
-        Ok(())
     }
 
     /// Gives the file's new end its blocks, so that writes inside of the file do not find the card full later:
@@ -122,23 +136,30 @@ impl Card {
 
 impl StorageBackend for Card {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        Ok(self.len.load(Relaxed))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.file.read(offset, out)
     }
 
+    /// While the card is full the file gives nothing back, or its next growth might find no room, be it at the next
+    /// start. redb then sees the length that it asked for; a start finds a longer file, as after a crash in between,
+    /// and goes on with that.
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let before = self.file.len()?;
-        if len < before {
-            return self.shorten(len);
+        let real = self.file.len()?;
+        if len > real {
+            self.with_reserve(|| self.file.set_len(len))?;
+            self.allocate(real, len)?;
+        } else if !self.space.is_known_full() {
+            self.with_reserve(|| self.file.set_len(len))?;
         }
-        self.with_reserve(|| self.file.set_len(len))?;
-        self.allocate(before, len)
+        self.len.store(len, Relaxed);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.prepare_for_less();
         let began = Instant::now();
         let result = self.file.sync_data();
         if !self.sync_delay.is_zero() {
@@ -148,7 +169,7 @@ impl StorageBackend for Card {
         self.meter.sync_us.fetch_add(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), Relaxed);
         if let Err(error) = &result {
             if space::is_no_room(error) {
-                self.space.write_found_none();
+                drop(self.space.write_found_none());
             }
             // What the system now takes for written must not be read back as if it were: the next start is to
             // see the card, and not this memory of it. If it cannot be forgotten, nothing more can be done.

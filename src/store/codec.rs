@@ -162,6 +162,7 @@ mod tests {
             let _ = decode::<Key>(&bytes);
             let _ = decode::<ExecutionRecord<'static>>(&bytes);
             let _ = decode::<DeadLetter>(&bytes);
+            let _ = decode::<super::super::wear::Wear>(&bytes);
         }
 
         #[test]

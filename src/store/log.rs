@@ -23,7 +23,9 @@ pub(crate) const BLOCK_BYTES: usize = 64 * 1024;
 const HELD_BYTES_MIN: u64 = 1024 * 1024;
 /// While the card is full one commit takes at most so many bytes of new blocks: the pages of those that make way
 /// for them are free only after it.
-const HELD_WRITE_MAX: usize = 1024 * 1024;
+const HELD_WRITE_MAX: usize = 256 * 1024;
+/// The log is to be written at this size, to bound memory.
+const WAITS_MAX: usize = 2 * 1024 * 1024;
 /// No block decompresses to more than this: one record may be larger than a block, a body is capped far below.
 const RAW_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -151,6 +153,12 @@ impl LogTail {
     /// Bytes that wait in memory.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.open.raw.len() + self.closed_bytes
+    }
+
+    /// Whether so much waits in memory that it must be written now.
+    pub(crate) fn is_heavy(&self) -> bool {
+        let most = if self.held_at.is_some() { HELD_WRITE_MAX } else { WAITS_MAX };
+        self.waiting_bytes() >= most
     }
 
     /// Bytes of blocks on the card.

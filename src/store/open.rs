@@ -135,10 +135,11 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
         meter: meter.clone(),
         space: space.clone(),
     };
+    // Says how it is, sets the reserve aside if there is room, and lets the card keep its blocks if there is none.
+    space.full(Instant::now());
     let opened = open_on(cards.card(&settings.path)?, settings, meter, |schema| {
         migrate::put_copy_aside(&settings.path, schema)
     });
-    // Says at once how it is, and sets the reserve aside if there is room.
     let full = space.full(Instant::now());
     match (opened, full) {
         (Ok(opened), _) => Ok(Opened { space, cards: Some(cards), ..opened }),

@@ -117,7 +117,7 @@ impl Queue {
         let wake = (urgent && !self.urgent)
             || self.dormant
             || self.commands.len() == COMMANDS_WAKE
-            || self.waiting == self.wanted;
+            || (self.wanted > 0 && self.waiting == self.wanted);
         self.urgent |= urgent;
         self.dormant = false;
         wake

@@ -140,17 +140,25 @@ impl Space {
         self.lock().full.is_some()
     }
 
-    /// A write found no room: gives the reserve up. True if there was one, so that the write is worth repeating.
-    pub(crate) fn write_found_none(&self) -> bool {
+    /// A write found no room: gives the reserve up, if there is one. Its blocks are free once the file, which has
+    /// no name any more, is cut or closed.
+    pub(crate) fn write_found_none(&self) -> Option<File> {
         let mut state = self.lock();
-        let had = state.reserve == Reserve::Kept && fs::remove_file(self.reserve_path()).is_ok();
-        if had {
+        let reserve = (state.reserve == Reserve::Kept).then(|| self.take_reserve()).and_then(Result::ok);
+        if reserve.is_some() {
             state.reserve = Reserve::Missing;
         }
         self.become_full(&mut state, Shortage::Refused);
         // The next one who asks hears how it is after this.
         state.asked_at = None;
-        had
+        reserve
+    }
+
+    fn take_reserve(&self) -> io::Result<File> {
+        let path = self.reserve_path();
+        let file = OpenOptions::new().write(true).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
     }
 
     /// Bytes that the store's file may take at once and leave the card with room.
@@ -280,11 +288,6 @@ pub(crate) fn keep(file: &File, from: u64, bytes: u64) -> io::Result<()> {
     Ok(fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes)?)
 }
 
-/// Bytes of the blocks that a file has.
-pub(crate) fn allocated_bytes(file: &File) -> io::Result<u64> {
-    Ok(file.metadata()?.blocks().saturating_mul(STAT_BLOCK_BYTES))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,14 +329,14 @@ mod tests {
         let made = fs::metadata(&reserve).unwrap();
         assert_eq!((made.len(), made.mode() & 0o777), (64 * 1024, 0o600));
         assert!(made.blocks() * STAT_BLOCK_BYTES >= made.len(), "its blocks are real");
-        assert!(space.write_found_none() && !reserve.exists());
-        assert!(!space.write_found_none(), "there is one only once");
+        assert!(space.write_found_none().is_some() && !reserve.exists());
+        assert!(space.write_found_none().is_none(), "there is one only once");
         assert_eq!(space.full(now), None, "there is room, and the next question says so");
         assert!(reserve.exists());
         let kept = Space::new(&dir, bounds);
         assert_eq!(kept.lock().reserve, Reserve::Kept);
         let without = Space::new(&dir, Bounds { reserve_bytes: 0, ..bounds });
-        assert!(!reserve.exists() && !without.write_found_none());
+        assert!(!reserve.exists() && without.write_found_none().is_none());
         fs::remove_dir_all(&dir).unwrap();
     }
 

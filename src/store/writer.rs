@@ -86,13 +86,16 @@ impl Writer {
     fn take(&self, commands: &mut Vec<Command>, last_active: Instant) -> bool {
         let mut queue = self.lock();
         let came_meanwhile = queue.waiting;
+        // Set once: whoever wakes the writer for another reason must not put the first command's turn off.
+        let mut seen_by = None;
         loop {
             if queue.urgent || queue.closing || queue.commands.len() >= COMMANDS_WAKE {
                 break;
             }
             let flush = self.applier.waiting_since().map(|since| since + self.flush_after());
+            let quarter = self.shared.budget.flush_interval() / 4;
             let flush = flush.or_else(|| {
-                (!queue.commands.is_empty()).then(|| Instant::now() + self.shared.budget.flush_interval() / 4)
+                (!queue.commands.is_empty()).then(|| *seen_by.get_or_insert_with(|| Instant::now() + quarter))
             });
             let checkpoint = self.applier.wants_checkpoint().then(|| last_active + CHECKPOINT_AFTER);
             let Some(wake_at) = flush.into_iter().chain(checkpoint).min() else {

@@ -25,6 +25,8 @@ pub(crate) enum Subject {
     Start,
     /// Time to find the route of a request among many
     Match,
+    /// What becomes of the file, commits and memory over millions of executions; only if it is named, or quickly
+    Endurance,
 }
 
 /// Measures PiCloud on this machine.
@@ -46,6 +48,9 @@ pub(crate) struct Args {
     /// Rounds of all runs; medians are printed [default: 3, on slow cards 1]
     #[arg(long)]
     rounds: Option<u32>,
+    /// Executions of the endurance run [default: 10000000, quick 20000]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(10..))]
+    executions: Option<u64>,
     /// Only see that everything works: one short round
     #[arg(long)]
     quick: bool,
@@ -81,7 +86,8 @@ impl Args {
 
     /// Whether this is to be measured.
     pub(crate) fn wants(&self, subject: Subject) -> bool {
-        self.subjects.is_empty() || self.subjects.contains(&subject)
+        let by_default = subject != Subject::Endurance || self.is_quick();
+        self.subjects.contains(&subject) || (self.subjects.is_empty() && by_default)
     }
 
     /// Whether anything needs the load generator.
@@ -113,6 +119,11 @@ impl Args {
     /// How often everything is measured on a slow card: its pace hardly varies.
     pub(crate) fn rounds_slow(&self) -> u32 {
         self.rounds.unwrap_or(1).max(1)
+    }
+
+    /// Executions of the endurance run.
+    pub(crate) fn executions(&self) -> u64 {
+        self.executions.unwrap_or(if self.is_quick() { 20_000 } else { 10_000_000 })
     }
 
     /// Where directories for data are made: the target directory is on a real disk where `/tmp` may be memory.

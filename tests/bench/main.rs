@@ -6,11 +6,12 @@
 //! were reached; it asserts nothing about speed, so it fails only if something does not work.
 //!
 //! [`load`] is the generator, [`bare`] the yardstick, [`daemon`] the daemon under test and what its metrics say,
-//! [`rounds`] the order of measurements, [`slow`] the same on slower cards; [`startup`] and [`matching`] need no load; [`report`] prints.
+//! [`rounds`] the order of measurements, [`slow`] the same on slower cards, [`endurance`] many of them in a row; [`startup`] and [`matching`] need no load; [`report`] prints.
 
 mod args;
 mod bare;
 mod daemon;
+mod endurance;
 mod histogram;
 mod load;
 mod machine;
@@ -67,6 +68,9 @@ fn measure(args: &Args, dir: &Path) -> Outcome<Report> {
     }
     if args.wants(Subject::Match) {
         report.add_matches(&matching::run(args)?);
+    }
+    if args.wants(Subject::Endurance) {
+        report.add_endurance(&endurance::run(args, dir)?);
     }
     Ok(report)
 }

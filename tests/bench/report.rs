@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
 use crate::args::{Args, Subject};
+use crate::endurance::Tenth;
 use crate::matching::Matching;
 use crate::numbers::float;
 use crate::rounds::{Rounds, Runs};
@@ -159,6 +160,54 @@ impl Report {
         }
     }
 
+    /// What became of a store in long use.
+    pub(crate) fn add_endurance(&mut self, tenths: &[Tenth]) {
+        let heads = [
+            "executions",
+            "exec/s",
+            "file MB",
+            "blocks MB",
+            "log MB",
+            "resident MB",
+            "bytes/exec",
+            "strict alone ms",
+            "sync ms",
+        ];
+        let mut table = Table::new("Endurance: mostly relaxed calls, some strict and async; at rest", &heads);
+        let megabytes = |bytes: f64| format!("{:.1}", bytes / MEGABYTE);
+        for tenth in tenths {
+            table.add(vec![
+                tenth.executions.to_string(),
+                format!("{:.0}", tenth.rate),
+                megabytes(tenth.file_bytes),
+                megabytes(tenth.used_bytes),
+                megabytes(tenth.log_bytes),
+                megabytes(tenth.resident_bytes),
+                format!("{:.0}", tenth.written_bytes),
+                format!("{:.3}", tenth.commit_ms),
+                format!("{:.3}", tenth.sync_ms),
+            ]);
+        }
+        self.tables.push(table);
+        let (Some(second), Some(last)) = (tenths.get(1), tenths.last()) else { return };
+        if second.log_bytes < 0.9 * last.log_bytes {
+            // The log still filled up: nothing can be said about what comes after.
+            return;
+        }
+        type Figure = fn(&Tenth) -> f64;
+        let figures: [(&str, f64, Figure); 4] = [
+            ("file", 1.1, |tenth| tenth.file_bytes),
+            ("blocks of the file", 1.1, |tenth| tenth.used_bytes),
+            ("resident memory", 1.1, |tenth| tenth.resident_bytes),
+            // The disk of a shared machine varies more than that of a board.
+            ("strict call alone", 1.25, |tenth| tenth.commit_ms),
+        ];
+        for (what, wanted, figure) in figures {
+            let what = format!("after {} executions, of the second tenth: {what}", last.executions);
+            self.at_most(&what, wanted, figure(last) / figure(second).max(f64::MIN_POSITIVE), 2);
+        }
+    }
+
     /// How long starts took.
     pub(crate) fn add_starts(&mut self, starts: &[Start]) {
         let mut table = Table::new(
@@ -229,6 +278,7 @@ fn name(subject: Subject) -> &'static str {
         Subject::Slow => "slow card",
         Subject::Start => "start",
         Subject::Match => "match",
+        Subject::Endurance => "endurance",
     }
 }
 

@@ -305,7 +305,7 @@ fn a_full_card_is_said_and_an_export_still_works() {
     let daemon = Setup::default().set("backups.directory", place.display()).start_in(dir);
     let refused = daemon.api("POST", "/backups", json!({}));
     assert_eq!((refused.status, refused.json()["reason"].as_str()), (503, Some("storage_full")), "{refused}");
-    assert!(refused.error().contains("not enough space in"), "{refused}");
+    assert!(refused.error().contains("the card is full"), "{refused}");
     assert!(names(&place).is_empty());
     sound(&daemon.api("GET", "/export", Value::Null).body);
 }
@@ -348,7 +348,9 @@ fn a_card_that_gets_full_half_way_leaves_nothing_behind() {
     let dir = TempDir::new();
     let place = dir.path().join("small");
     let Some(_mounted) = Mounted::at(&place, "40m") else { return };
-    let daemon = Setup::default().set("backups.directory", place.display()).start_in(dir);
+    let setup = Setup::default().set("backups.directory", place.display());
+    // 27 MiB, an eighth of that and a reserve of nothing stay free.
+    let daemon = setup.set("store.space_low_bytes", 27 << 20).set("store.reserve_bytes", 0).start_in(dir);
     daemon.serve_async("/dies", "fail(\"for good\")");
     for _ in 0..6 {
         daemon.ended(&daemon.accepted("/dies", &noise(2_000_000)));

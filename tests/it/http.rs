@@ -104,6 +104,21 @@ impl Request {
         connection
     }
 
+    /// Sends it to a daemon that may be killed meanwhile: `None` unless a whole answer came.
+    pub(crate) fn send_to_mortal(&self) -> Option<Answer> {
+        let stream = TcpStream::connect(self.address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut bytes = Vec::new();
+        (&stream).write_all(&self.bytes()).ok()?;
+        (&stream).read_to_end(&mut bytes).ok()?;
+        let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+        let body = bytes.split_off(head);
+        let mut answer = Connection { stream, read: bytes }.head()?;
+        let whole = answer.header("content-length").is_some_and(|length| length == body.len().to_string());
+        answer.body = body;
+        whole.then_some(answer)
+    }
+
     #[track_caller]
     pub(crate) fn send(&self) -> Answer {
         let mut connection = self.begin();

@@ -99,12 +99,59 @@ fn status_fails_unless_ready() {
             reply(200, json!({"version": "0.1.0"})),
             reply(200, json!({"status": "ok"})),
             reply(status, json!({"ready": ready})),
+            reply(401, json!({"error": "no valid api key"})),
         ]
     };
     let (ran, _) = served(answers(200, true), &["status"]);
     assert!(ran.out.contains("version  0.1.0\nhealth   ok\nready    yes"), "{}", ran.out);
+    assert!(ran.err.contains("PICLOUD_API_KEY"), "{}", ran.err);
     let (ran, _) = served(answers(503, false), &["status"]);
     assert_eq!(ran.code, ExitCode::FAILURE);
+}
+
+#[test]
+fn status_says_what_the_card_takes() {
+    let card = json!({
+        "total_bytes_written": 1_240_000_000, "bytes_per_day": 310_000_000, "measured_seconds": 86_400,
+        "endurance_tbw": 20, "years_left": 176.4, "fsyncs": 12, "mean_sync_ms": 14.96, "commits": 15,
+        "write_amplification": 3.12,
+    });
+    let status = |budget: Value| {
+        let device = json!({
+            "resident_bytes": 21_000_000,
+            "store": {"file_bytes": 8_000_000, "execution_log_bytes": 1_200_000},
+            "card": card, "budget": budget, "outbox": {"rows": 2, "bytes": 512},
+            "dead_letters": {"rows": 1, "bytes": 300, "dropped": 0},
+            "executions": {"success": 7, "error": 1, "timeout": 1, "budget_exceeded": 1},
+        });
+        let one = || reply(200, json!({"version": "0.1.0", "status": "ok", "ready": true}));
+        served(vec![one(), one(), one(), reply(200, device)], &["status"]).0.out
+    };
+    for (budget, line) in [
+        (json!({"bytes_per_day": 0, "over": false}), "budget        none"),
+        (
+            json!({"bytes_per_day": 500_000_000, "over": false, "left_bytes": 60_000_000}),
+            "budget        500 MB a day, 60 MB left for now",
+        ),
+        (
+            json!({"bytes_per_day": 500_000_000, "over": true, "left_bytes": 0, "flush_interval_ms": 10_000}),
+            "budget        500 MB a day, EXCEEDED: relaxed calls are flushed every 10.0 s, the log is kept shorter",
+        ),
+    ] {
+        let out = status(budget);
+        for line in [
+            "executions    7 succeeded, 3 failed since the start",
+            "outbox        2 rows, 512 B",
+            "dead letters  1, 300 B",
+            "memory        21 MB",
+            "store         8.0 MB, of it 1.2 MB log",
+            "card          1.2 GB written, 310 MB a day; a card of 20 TBW lasts 176 years at this rate",
+            "syncs         12 of 15.0 ms, 15 commits since the start; 3.1 bytes written for each byte kept",
+            line,
+        ] {
+            assert!(out.lines().any(|told| told == line), "{line:?} is not in:\n{out}");
+        }
+    }
 }
 
 #[test]

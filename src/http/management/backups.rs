@@ -91,7 +91,7 @@ impl Office {
             return not_allowed("GET");
         }
         let export = self.custody.backups.export().map_err(refused)?;
-        let (store, id, now) = (self.store.clone(), Uuid::now_v7(), UnixMs::now());
+        let (store, id, now) = (self.store.clone(), self.store.new_id(), UnixMs::now());
         let (sender, body) = Channel::new(PARTS_AHEAD);
         let name = export.file_name(id, now);
         let until = Instant::now() + EXPORT_TIME_MAX;

@@ -19,11 +19,11 @@ use uuid::Uuid;
 
 use super::backups::refused;
 use super::input::Call;
-use super::{Office, Outcome, blocking, not_allowed};
+use super::{Office, Outcome, blocking, broken, not_allowed};
 use crate::http::body::{Stream, Unread};
 use crate::http::reply::{self, Refusal};
 use crate::model::UnixMs;
-use crate::store::backup::{self, BackupError, Backups, Build, Manifest, Premises, Report, Trial};
+use crate::store::backup::{BackupError, Backups, Keep, Manifest, Premises, Report, Trial};
 
 /// Bytes of an upload that are written at once.
 const WRITE_BYTES: usize = 256 * 1024;
@@ -93,20 +93,21 @@ impl Office {
         let (custody, trial) = (self.custody.clone(), self.custody.trial.clone());
         // Two restores at once would be in each other's way; whoever can ask for the second was served by the first.
         blocking(move || trial.end(UnixMs::now())).await?.map_err(refused)?;
-        let keys = backup::keys_to_keep(&self.store, custody.admin_key, Some(call.key_id));
+        let keep =
+            Keep::of(&self.store, custody.admin_key, Some(call.key_id)).map_err(|error| broken(&error))?;
         let report = match call.content_type.as_str() {
             "" | "application/json" => {
                 let FromShelf { backup_id } = call.json().await?;
                 blocking(move || {
                     let mut download = custody.backups.open(backup_id)?;
                     download.check_hash()?;
-                    stage(&custody, &mut download.file, keys, turn)
+                    stage(&custody, &mut download.file, keep, turn)
                 })
                 .await?
             }
             "application/zstd" | "application/octet-stream" => {
                 let mut upload = self.receive(call).await?;
-                blocking(move || stage(&custody, &mut upload.file, keys, turn)).await?
+                blocking(move || stage(&custody, &mut upload.file, keep, turn)).await?
             }
             other => {
                 let message = format!(
@@ -160,15 +161,9 @@ impl Drop for Upload {
 }
 
 /// Makes the new store and asks the house to reopen with it. Runs to its end even if the client leaves.
-fn stage(
-    custody: &Custody,
-    file: &mut File,
-    keys: Vec<crate::model::Key>,
-    mut turn: Turn,
-) -> Result<Report, BackupError> {
+fn stage(custody: &Custody, file: &mut File, keep: Keep, mut turn: Turn) -> Result<Report, BackupError> {
     file.rewind().map_err(|error| BackupError::Failed(error.to_string()))?;
-    let target = custody.premises.new_store();
-    let Manifest { id, created_at, .. } = Build { target: &target, keys }.run(file)?;
+    let Manifest { id, created_at, .. } = custody.premises.build(keep).run(file)?;
     let report = custody.premises.begin(id, created_at, UnixMs::now())?;
     turn.reopens = true;
     tracing::info!(backup = %id, made_at = %created_at, "a backup is restored: PiCloud reopens with it");

@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +27,10 @@ use crate::store::log::{self, BlockHead};
 use crate::store::migrate::{self, STEPS};
 use crate::store::tables::{
     self, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES,
-    TableKey, TableVisitor,
+    META_WEAR, TableKey, TableVisitor,
 };
-use crate::store::{Error, SCHEMA, Space, open};
+use crate::store::wear::Wear;
+use crate::store::{Error, SCHEMA, Space, Store, open};
 
 /// Rows that are held before they are written.
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
@@ -38,11 +39,34 @@ const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
 /// A store to be made of a backup.
 #[derive(Debug)]
-pub struct Build<'a> {
+pub struct Build {
     /// The file to make; what is there goes.
-    pub target: &'a Path,
+    pub target: PathBuf,
+    /// What of the device goes on.
+    pub keep: Keep,
+    /// Bytes of the card that stay free.
+    pub kept_free_bytes: u64,
+}
+
+/// What belongs to the device and not to what it holds: it outlives a restore.
+#[derive(Debug, Default)]
+pub struct Keep {
     /// Keys that open the restored store even if the backup does not know them.
     pub keys: Vec<Key>,
+    /// What the card has taken; `None` if nobody knows: then that of the backup is kept.
+    pub wear: Option<Wear>,
+}
+
+impl Keep {
+    /// What to keep of `store`: its card's wear, and the keys with one of these hashes or ids.
+    ///
+    /// # Errors
+    /// If the store is closed.
+    pub fn of(store: &Store, hash: Option<[u8; 32]>, id: Option<Uuid>) -> Result<Keep, Error> {
+        let catalog = store.catalog();
+        let keys = catalog.keys.values().filter(|key| hash == Some(key.hash) || id == Some(key.id));
+        Ok(Keep { keys: keys.map(|key| key.as_ref().clone()).collect(), wear: Some(store.wear()) })
+    }
 }
 
 /// Checks all of a backup that can be checked without making a store of it.
@@ -50,46 +74,44 @@ pub struct Build<'a> {
 /// # Errors
 /// `Unsound` with what is wrong, or `Failed` if it cannot be read.
 pub fn check(file: &mut (impl Read + Seek)) -> Result<Manifest, BackupError> {
-    let schema = known_schema(&format::manifest(file)?)?;
-    let names = names()?;
+    let schema = known(&format::manifest(file)?)?;
     format::unpack(file, |table, key, value| {
         // Rows of an older schema are for the steps that lead from it to read.
-        known_table(&names, table)?;
         if schema == SCHEMA { check_row(table, key, value).map_err(unsound) } else { Ok(()) }
     })
 }
 
-impl Build<'_> {
+impl Build {
     /// Makes the store, checks it and closes it. After an error there is no file.
     ///
     /// # Errors
     /// `Unsound` with what is wrong with the backup; `Full` or `Failed` if the file cannot be made.
     pub fn run(self, file: &mut (impl Read + Seek)) -> Result<Manifest, BackupError> {
-        let target = self.target;
+        let target = self.target.clone();
         // A store whose pages contradict each other makes redb panic; of a fresh one nobody expects it.
         let built = catch_unwind(AssertUnwindSafe(|| self.build(file)));
         let built = built.unwrap_or_else(|_| Err(BackupError::Failed("the new store is damaged".into())));
         if built.is_err() {
             // It may not have been made yet.
-            let _ = fs::remove_file(target);
+            let _ = fs::remove_file(&target);
         }
         built
     }
 
     fn build(self, file: &mut (impl Read + Seek)) -> Result<Manifest, BackupError> {
         let manifest = format::manifest(file)?;
-        known_schema(&manifest)?;
+        known(&manifest)?;
         let directory = self.target.parent().unwrap_or(Path::new("."));
         // Pages are about two thirds full, and the last commit needs some twice.
-        space::require(directory, manifest.raw_bytes.saturating_mul(2))?;
-        let fresh = fresh_file(self.target).map_err(|error| space::refusal("write", directory, &error))?;
+        space::require(directory, manifest.raw_bytes.saturating_mul(2), self.kept_free_bytes)?;
+        let fresh = fresh_file(&self.target).map_err(|error| space::refusal("write", directory, &error))?;
         let synced = fresh.try_clone().map_err(|error| space::refusal("write", directory, &error))?;
-        let card =
-            Card::new(fresh, Arc::default(), Arc::new(Space::boundless()), Duration::ZERO).map_err(failed)?;
+        let (meter, space) = (Arc::default(), Arc::new(Space::boundless()));
+        let card = Card::new(fresh, meter, space, Duration::ZERO).map_err(failed)?;
         let mut db =
             Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(card).map_err(failed)?;
-        fill(&db, file, directory)?;
-        bring_up(&db, self.target, self.keys)?;
+        fill(&db, file, directory, self.kept_free_bytes)?;
+        bring_up(&db, &self.target, self.keep)?;
         let snapshot = db.begin_read().map_err(failed)?;
         tables::each_table(&mut CheckRows(&snapshot)).map_err(unsound)?;
         drop(snapshot);
@@ -104,13 +126,16 @@ impl Build<'_> {
     }
 }
 
-fn known_schema(manifest: &Manifest) -> Result<u32, BackupError> {
+/// Refuses what this program cannot know; gives the schema. That the tables are those of the manifest shows later.
+fn known(manifest: &Manifest) -> Result<u32, BackupError> {
     if manifest.schema > SCHEMA {
         return Err(BackupError::Unsound(format!(
             "the backup is of PiCloud {} with schema {}, and this one reads up to {SCHEMA}: restore it with a newer PiCloud",
             manifest.version, manifest.schema
         )));
     }
+    let names = names()?;
+    manifest.tables.keys().try_for_each(|table| known_table(&names, table))?;
     Ok(manifest.schema)
 }
 
@@ -137,12 +162,15 @@ fn unsound(error: Error) -> BackupError {
 }
 
 /// Writes the rows as they come; commits now and then, so that memory is bounded.
-fn fill(db: &Database, file: &mut (impl Read + Seek), directory: &Path) -> Result<(), BackupError> {
-    let names = names()?;
-    let mut batch = Batch::default();
+fn fill(
+    db: &Database,
+    file: &mut (impl Read + Seek),
+    directory: &Path,
+    kept_free_bytes: u64,
+) -> Result<(), BackupError> {
+    let mut batch = Batch { kept_free_bytes, ..Batch::default() };
     let mut schema = None;
     let manifest = format::unpack(file, |table, key, value| {
-        known_table(&names, table)?;
         if table == META.name() && key == META_SCHEMA.as_bytes() {
             schema = <[u8; 4]>::try_from(value).ok().map(u32::from_le_bytes);
         }
@@ -167,6 +195,7 @@ struct Batch {
     table: String,
     rows: Vec<(Vec<u8>, Vec<u8>)>,
     bytes: usize,
+    kept_free_bytes: u64,
 }
 
 impl Batch {
@@ -174,7 +203,7 @@ impl Batch {
         if self.rows.is_empty() {
             return Ok(());
         }
-        space::require(directory, u64::try_from(self.bytes).unwrap_or(u64::MAX))?;
+        space::require(directory, u64::try_from(self.bytes).unwrap_or(u64::MAX), self.kept_free_bytes)?;
         let mut txn = db.begin_write().map_err(failed)?;
         // Nothing of it is promised before the last commit.
         txn.set_durability(Durability::None).map_err(failed)?;
@@ -209,13 +238,18 @@ impl TableVisitor for Insert<'_> {
     }
 }
 
-/// What an ordinary opening does, and the keys that must go on working.
-fn bring_up(db: &Database, path: &Path, keys: Vec<Key>) -> Result<(), BackupError> {
+/// What an ordinary opening does, and what must go on.
+fn bring_up(db: &Database, path: &Path, keep: Keep) -> Result<(), BackupError> {
+    // The backup itself is the copy of how it was before.
     migrate::migrate(db, &path.display().to_string(), STEPS, |_| Ok(())).map_err(unsound)?;
     let mut txn = db.begin_write().map_err(failed)?;
     txn.set_quick_repair(true);
     open::make_tables(&txn).map_err(unsound)?;
-    add_keys(&txn, keys).map_err(unsound)?;
+    add_keys(&txn, keep.keys).map_err(unsound)?;
+    if let Some(wear) = keep.wear {
+        let mut meta = txn.open_table(META).map_err(failed)?;
+        meta.insert(META_WEAR, codec::encode(&wear).as_slice()).map_err(failed)?;
+    }
     txn.commit().map_err(failed)
 }
 

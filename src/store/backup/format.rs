@@ -38,6 +38,8 @@ const NAME_BYTES_MAX: u16 = 100;
 const KEY_BYTES_MAX: u32 = 1024;
 /// The largest value is a row with a body of 10 MiB.
 const VALUE_BYTES_MAX: u32 = 32 * 1024 * 1024;
+/// Nothing packs better than a block of 128 KiB of one byte, in four bytes (RFC 8878 3.1.1.2).
+const RATIO_MAX: u64 = 128 * 1024 / 4;
 const MANIFEST_BYTES_MAX: u32 = 64 * 1024;
 
 /// What a backup says about itself.
@@ -226,6 +228,9 @@ pub(super) fn manifest(file: &mut (impl Read + Seek)) -> Result<Manifest, Backup
             "the manifest tells of {} bytes of rows, and the file has {begin}",
             manifest.frame_bytes
         )));
+    }
+    if manifest.raw_bytes > manifest.frame_bytes.saturating_mul(RATIO_MAX) {
+        return Err(unsound("the manifest tells of more rows than so many bytes can hold"));
     }
     Ok(manifest)
 }

@@ -116,6 +116,7 @@ fn a_manifest_must_fit_its_file() {
     check(|manifest| manifest.schema = 2, "schema");
     check(|manifest| manifest.raw_bytes += 1, "not as many bytes");
     check(|manifest| manifest.raw_bytes -= 1, "at byte");
+    check(|manifest| manifest.raw_bytes = u64::MAX, "more rows than");
     check(|manifest| manifest.frame_bytes -= 1, "bytes of rows");
     check(|manifest| manifest.frame_sha256 = hex(&[0; 32]), "sha256");
     check(|manifest| manifest.tables.extend([("a".to_owned(), 0)]), "as many rows");

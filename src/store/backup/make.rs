@@ -9,9 +9,8 @@ use uuid::Uuid;
 use super::BackupError;
 use super::format::{Manifest, Packer};
 use crate::model::UnixMs;
-use crate::store::SCHEMA;
 use crate::store::tables::{self, TableKey, TableVisitor};
-use crate::store::{Error, Store};
+use crate::store::{Error, SCHEMA, Store};
 
 /// Writes all that was posted to `store` until now into `out`, as a backup with this id; `now` is when. Blocks; must
 /// not be called on the event loop. The writer is asked once to make visible what waits, and not held up.

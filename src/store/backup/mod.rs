@@ -12,12 +12,11 @@ mod shelf;
 mod space;
 mod swap;
 
-pub use build::{Build, check};
+pub use build::{Build, Keep, check};
 pub use format::Manifest;
 pub use make::ExportError;
 pub use shelf::{Backups, Copied, Download, Export, Kept, Settings, check_hash_beside};
-pub use space::free_bytes;
-pub use swap::{Premises, Report, Start, State, Trial, keys_to_keep};
+pub use swap::{Premises, Report, Start, State, Trial};
 
 use std::io;
 
@@ -30,14 +29,14 @@ pub enum BackupError {
     #[error("{0} is under way; try again when it is done")]
     Busy(&'static str),
     /// There is not enough room on the card.
-    #[error("not enough space in {path}: {needed} bytes are needed and {free} are free; remove something")]
+    #[error("the card is full: {path} has {free} bytes free{}; delete dead letters, old backups or other files on it", needs(*.needed))]
     Full {
         /// The directory.
         path: String,
-        /// Bytes that were asked for, with what must stay free.
-        needed: u64,
         /// Bytes that there are.
         free: u64,
+        /// Bytes that were asked for, with what must stay free; `None` if a write found out.
+        needed: Option<u64>,
     },
     /// There is no such backup.
     #[error("backup not found: {0}")]
@@ -51,6 +50,10 @@ pub enum BackupError {
     /// The store is broken or closed.
     #[error(transparent)]
     Store(#[from] Error),
+}
+
+fn needs(bytes: Option<u64>) -> String {
+    bytes.map(|bytes| format!(", and {bytes} are needed")).unwrap_or_default()
 }
 
 impl BackupError {

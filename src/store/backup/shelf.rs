@@ -40,6 +40,8 @@ pub struct Settings {
     pub keep: usize,
     /// Bytes of them; over it the oldest goes. The newest always stays.
     pub bytes_max: u64,
+    /// Bytes of the card that stay free.
+    pub kept_free_bytes: u64,
     /// Where each is copied to, on a mounted medium.
     pub copy_to: Option<PathBuf>,
 }
@@ -132,15 +134,14 @@ impl Backups {
     /// `Busy` while another is made, `Full`, or what went wrong. A copy that fails is no error of the backup.
     pub fn make(&self, store: &Store, now: UnixMs) -> Result<Kept, BackupError> {
         let _turn = Turn::take(&self.shelf.making, "another backup")?;
-        let Settings { directory, keep, bytes_max, .. } = &self.shelf.settings;
+        let Settings { directory, keep, bytes_max, kept_free_bytes, .. } = &self.shelf.settings;
         make_directory(directory)?;
         remove_leftovers(directory);
         let newest = files(directory).into_iter().next();
         let expected = newest.map_or(FIRST_BYTES, |newest| newest.bytes.saturating_add(newest.bytes / 4));
-        space::require(directory, expected)?;
-        let id = Uuid::now_v7();
-        let name = file_name(id, now);
-        let kept = write(store, id, now, directory, &name)?;
+        space::require(directory, expected, *kept_free_bytes)?;
+        let id = store.new_id();
+        let kept = write(store, id, now, &self.shelf.settings)?;
         self.copy(&kept);
         retain(directory, *keep, *bytes_max, id);
         Ok(self.with_copy(kept))
@@ -302,18 +303,19 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Writes a backup of `store` and puts it on the shelf.
-fn write(store: &Store, id: Uuid, now: UnixMs, directory: &Path, name: &str) -> Result<Kept, BackupError> {
-    let path = directory.join(partial(name));
+fn write(store: &Store, id: Uuid, now: UnixMs, settings: &Settings) -> Result<Kept, BackupError> {
+    let (directory, name) = (&settings.directory, file_name(id, now));
+    let path = directory.join(partial(&name));
     let refused = |error: io::Error| space::refusal("write to", directory, &error);
     let written = create(&path).map_err(refused).and_then(|file| {
-        let out = Roomy::new(Metered::new(file), directory);
+        let out = Roomy::new(Metered::new(file), directory, settings.kept_free_bytes);
         let (out, manifest) = make::export(store, id, now, out).map_err(|error| match error {
             ExportError::Out(error) => refused(error),
             error @ ExportError::Store(_) => error.into(),
         })?;
         let (file, sha256, bytes) = out.into_inner().finish();
-        file.sync_all().and_then(|()| publish(directory, name, &sha256)).map_err(refused)?;
-        Ok(Kept { manifest, file: name.to_owned(), bytes, sha256: Some(sha256), copy: None })
+        file.sync_all().and_then(|()| publish(directory, &name, &sha256)).map_err(refused)?;
+        Ok(Kept { manifest, file: name, bytes, sha256: Some(sha256), copy: None })
     });
     if written.is_err() {
         // It may not even have been made.

@@ -5,28 +5,23 @@ use std::path::{Path, PathBuf};
 
 use super::BackupError;
 
-/// What must stay free for the store itself.
-const KEPT_FREE_BYTES: u64 = 32 * 1024 * 1024;
 /// While writing, the room is looked at after so many bytes.
 const LOOK_EVERY_BYTES: u64 = 1024 * 1024;
 
 /// Bytes that may still be written below `path` (statvfs(3), `f_bavail`).
-///
-/// # Errors
-/// If there is no such path.
-pub fn free_bytes(path: &Path) -> io::Result<u64> {
+fn free_bytes(path: &Path) -> io::Result<u64> {
     let found = rustix::fs::statvfs(path)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Refuses unless `bytes` fit into `directory`, with what must stay free.
-pub(super) fn require(directory: &Path, bytes: u64) -> Result<(), BackupError> {
+/// Refuses unless `bytes` fit into `directory` and leave `kept_free_bytes`, without which the store takes no work.
+pub(super) fn require(directory: &Path, bytes: u64, kept_free_bytes: u64) -> Result<(), BackupError> {
     let free = free_bytes(directory).map_err(|error| BackupError::io("look at", directory, &error))?;
-    let needed = bytes.saturating_add(KEPT_FREE_BYTES);
+    let needed = bytes.saturating_add(kept_free_bytes);
     if free >= needed {
         return Ok(());
     }
-    Err(BackupError::Full { path: directory.display().to_string(), needed, free })
+    Err(BackupError::Full { path: directory.display().to_string(), free, needed: Some(needed) })
 }
 
 /// The refusal that an error of writing below `directory` is, if it says that there is no room.
@@ -37,19 +32,20 @@ pub(super) fn refusal(doing: &str, directory: &Path, error: &io::Error) -> Backu
     }
     let free = free_bytes(directory).unwrap_or_default();
     let path = directory.display().to_string();
-    BackupError::Full { path, needed: KEPT_FREE_BYTES.max(free.saturating_add(1)), free }
+    BackupError::Full { path, free, needed: None }
 }
 
 /// Writes as long as there is room, and stops before the card is full.
 pub(super) struct Roomy<W> {
     inner: W,
     directory: PathBuf,
+    kept_free_bytes: u64,
     since_look: u64,
 }
 
 impl<W: Write> Roomy<W> {
-    pub(super) fn new(inner: W, directory: &Path) -> Roomy<W> {
-        Roomy { inner, directory: directory.to_owned(), since_look: 0 }
+    pub(super) fn new(inner: W, directory: &Path, kept_free_bytes: u64) -> Roomy<W> {
+        Roomy { inner, directory: directory.to_owned(), kept_free_bytes, since_look: 0 }
     }
 
     pub(super) fn into_inner(self) -> W {
@@ -61,7 +57,7 @@ impl<W: Write> Write for Roomy<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.since_look >= LOOK_EVERY_BYTES {
             self.since_look = 0;
-            if free_bytes(&self.directory)? < KEPT_FREE_BYTES {
+            if free_bytes(&self.directory)? < self.kept_free_bytes {
                 return Err(io::ErrorKind::StorageFull.into());
             }
         }

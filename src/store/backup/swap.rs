@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::shelf::sync_directory;
-use super::{BackupError, space};
-use crate::model::{Key, UnixMs};
+use super::{BackupError, Build, Keep, space};
+use crate::model::UnixMs;
 use crate::store::backend::Card;
 use crate::store::{ChangeError, Error, Space, Store};
 
@@ -80,12 +80,18 @@ pub enum Start {
 #[derive(Clone, Debug)]
 pub struct Premises {
     data_dir: PathBuf,
+    kept_free_bytes: u64,
 }
 
 impl Premises {
-    /// Those of a data directory.
-    pub fn new(data_dir: &Path) -> Premises {
-        Premises { data_dir: data_dir.to_owned() }
+    /// Those of a data directory on whose card so many bytes stay free.
+    pub fn new(data_dir: &Path, kept_free_bytes: u64) -> Premises {
+        Premises { data_dir: data_dir.to_owned(), kept_free_bytes }
+    }
+
+    /// How to make a new store here.
+    pub fn build(&self, keep: Keep) -> Build {
+        Build { target: self.new_store(), keep, kept_free_bytes: self.kept_free_bytes }
     }
 
     /// The store.
@@ -149,7 +155,7 @@ impl Premises {
     /// # Errors
     /// `Full`, or what went wrong.
     pub fn upload(&self, bytes: u64) -> Result<(PathBuf, File), BackupError> {
-        space::require(&self.data_dir, bytes)?;
+        space::require(&self.data_dir, bytes, self.kept_free_bytes)?;
         let directory = self.uploads();
         let refused = |error: io::Error| space::refusal("write to", &directory, &error);
         fs::create_dir_all(&directory).map_err(refused)?;
@@ -164,7 +170,7 @@ impl Premises {
     /// # Errors
     /// `Full`, or what went wrong.
     pub fn write_upload(&self, file: &mut File, part: &[u8]) -> Result<(), BackupError> {
-        space::require(&self.data_dir, u64::try_from(part.len()).unwrap_or(u64::MAX))?;
+        space::require(&self.data_dir, u64::try_from(part.len()).unwrap_or(u64::MAX), self.kept_free_bytes)?;
         file.write_all(part).map_err(|error| space::refusal("write to", &self.uploads(), &error))
     }
 
@@ -350,22 +356,18 @@ impl Trial {
         }
         let (tell, told) = mpsc::channel();
         self.store.change(|_| Ok(()), move |made| drop(tell.send(made)));
-        told.recv().unwrap_or(Err(ChangeError::Store(Error::Closed))).map_err(|error| match error {
-            ChangeError::Store(error) => BackupError::Store(error),
-            other => BackupError::Failed(other.to_string()),
-        })?;
+        match told.recv().unwrap_or(Err(ChangeError::Store(Error::Closed))) {
+            Ok(()) => {}
+            // A full card refuses it: the store works, and says so itself.
+            Err(ChangeError::Store(error)) if error.is_refusal() => {}
+            Err(ChangeError::Store(error)) => return Err(BackupError::Store(error)),
+            Err(other) => return Err(BackupError::Failed(other.to_string())),
+        }
         self.premises.served(now)?;
         self.over.store(true, Relaxed);
         tracing::info!("the restored store serves; the one from before it is removed");
         Ok(())
     }
-}
-
-/// The keys of `store` that must open the restored one, too: those with one of these hashes or ids.
-pub fn keys_to_keep(store: &Store, hash: Option<[u8; 32]>, id: Option<Uuid>) -> Vec<Key> {
-    let catalog = store.catalog();
-    let keys = catalog.keys.values().filter(|key| hash == Some(key.hash) || id == Some(key.id));
-    keys.map(|key| key.as_ref().clone()).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ impl Place {
     }
 
     fn premises(&self) -> Premises {
-        Premises::new(&self.0)
+        Premises::new(&self.0, 0)
     }
 
     /// A place where a restore is about to swap.
