@@ -227,7 +227,7 @@ pub(crate) fn remove_leftover(path: &Path) {
 }
 
 /// Makes `target` hold what `source` holds now, in one durable commit.
-fn pass(source: &Database, target: &Database, closing: &AtomicBool) -> Result<(), Error> {
+pub(crate) fn pass(source: &Database, target: &Database, closing: &AtomicBool) -> Result<(), Error> {
     let from = source.begin_read()?;
     let mut to = target.begin_write()?;
     to.set_quick_repair(true);

@@ -43,12 +43,12 @@ fn check(sabotage: Sabotage, by: By, reason: &str) {
 
 #[test]
 fn an_acknowledgement_before_the_commit_is_caught() {
-    check(Sabotage::AckBeforeCommit, By::Cut, "lost");
+    check(Sabotage::AckBeforeCommit, By::Cut, "none of the states");
 }
 
 #[test]
 fn a_settle_in_two_commits_is_caught() {
-    check(Sabotage::SettleInTwoCommits, By::Cut, "lost");
+    check(Sabotage::SettleInTwoCommits, By::Cut, "none of the states");
 }
 
 #[test]

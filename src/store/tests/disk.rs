@@ -14,8 +14,13 @@ const SECTOR_BYTES: usize = 512;
 /// What reached the disk, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Event {
-    Write { offset: usize, data: Arc<[u8]> },
+    Write {
+        offset: usize,
+        data: Arc<[u8]>,
+    },
     SetLen(usize),
+    /// Another file took the name of this one.
+    Replace(Arc<[u8]>),
     Sync,
 }
 
@@ -73,6 +78,16 @@ impl Disk {
     pub(super) fn has_failed(&self) -> bool {
         let inner = self.lock();
         inner.fault.is_some_and(|fault| inner.operations > fault.at)
+    }
+
+    /// Lets `other` take this one's name and go on with its journal; then the directory is synced.
+    pub(super) fn give_way_to(&self, other: &Disk) {
+        let mut journal = self.take_journal();
+        let mut other = other.lock();
+        let copied = other.journal.take().unwrap_or_default();
+        assert_eq!(copied.last(), Some(&Event::Sync), "a copy is synced before it takes over");
+        journal.extend([Event::Replace(other.image.as_slice().into()), Event::Sync]);
+        other.journal = Some(journal);
     }
 
     pub(super) fn image(&self) -> Vec<u8> {
@@ -210,10 +225,10 @@ fn some(window: &[Event], share: usize, chance: &mut Chance) -> Vec<Event> {
     window.iter().filter(|_| chance.percent(share)).cloned().collect()
 }
 
-/// Writes overtake each other, but none overtakes a change of the length: a file system drops what lies behind
-/// the end of a shortened file.
+/// Writes overtake each other, but none overtakes a change of the length, since a file system drops what lies
+/// behind the end of a shortened file; nor another file's coming.
 fn shuffled(mut events: Vec<Event>, chance: &mut Chance) -> Vec<Event> {
-    events.split_mut(|event| matches!(event, Event::SetLen(_))).for_each(|writes| chance.shuffle(writes));
+    events.split_mut(|event| !matches!(event, Event::Write { .. })).for_each(|writes| chance.shuffle(writes));
     events
 }
 
@@ -238,6 +253,7 @@ fn apply(image: &mut Vec<u8>, event: &Event) {
     match event {
         Event::Write { offset, data } => put(image, *offset, data),
         Event::SetLen(len) => image.resize(*len, 0),
+        Event::Replace(other) => *image = other.to_vec(),
         Event::Sync => {}
     }
 }

@@ -46,8 +46,7 @@ fn play(disk: &Disk, settings: &Settings, from: &Beginning, batches: usize) -> R
     if gave_up && !disk.has_failed() {
         return Err("it gave up on a sound disk".into());
     }
-    let (life, ..) = player.stop();
-    Ok(End { life, gave_up })
+    Ok(End { life: player.stop().life, gave_up })
 }
 
 /// Lets operation after operation fail until a run reaches none of them.
@@ -123,7 +122,7 @@ fn check_writer(errno: i32, lasting: bool) {
         }),
     };
     startable.start(hooks).unwrap();
-    let mut plans = Plans::new(Chance::new(1));
+    let mut plans = Plans::new(Chance::new(1), None);
     let mut enqueue = || {
         let (tell, told) = mpsc::channel();
         store.enqueue(plans.row(None), false, move |accepted| tell.send(accepted).unwrap());

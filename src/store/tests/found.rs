@@ -50,22 +50,22 @@ pub(super) struct Weights {
 }
 
 impl Found {
-    /// Reads all there is. An error says what cannot be so.
+    /// Reads all there is, and checks what must be so whatever happened before.
     pub(super) fn read(db: &Database) -> Result<Found, String> {
         let txn = db.begin_read().map_err(|error| error.to_string())?;
         check_tables(&txn)?;
+        let found = Found::read_any(db)?;
+        check_meta(read_meta(&txn)?, &found.weights())?;
+        found.check().map(|()| found)
+    }
+
+    /// Reads a file of any schema.
+    pub(super) fn read_any(db: &Database) -> Result<Found, String> {
+        let txn = db.begin_read().map_err(|error| error.to_string())?;
         let mut meta = read_meta(&txn)?;
         let claimed = meta.remove(META_CLAIMED).unwrap_or_default();
         let claimed = claimed.as_chunks::<16>().0.iter().map(|id| u128::from_be_bytes(*id)).collect();
-        let dead_bytes = meta.remove(META_DEAD_BYTES).map_or(Ok(0), |bytes| number(&bytes))?;
-        let versions_bytes = meta.remove(META_VERSIONS_BYTES).map_or(Ok(0), |bytes| number(&bytes))?;
-        if let Some(wear) = meta.remove(META_WEAR) {
-            codec::decode::<Wear>(&wear).map_err(|error| error.to_string())?;
-        }
-        if meta.remove(META_SCHEMA) != Some(SCHEMA.to_le_bytes().to_vec()) || !meta.is_empty() {
-            return Err(format!("the schema is another, or the reference does not know {:?}", meta.keys()));
-        }
-        let found = Found {
+        Ok(Found {
             apps: read(&txn, APPS)?,
             domains: read(&txn, DOMAINS)?,
             scripts: read(&txn, SCRIPTS)?,
@@ -76,14 +76,7 @@ impl Found {
             letters: read(&txn, DEAD_LETTERS)?,
             blocks: read_log(&txn)?,
             claimed,
-        };
-        let weights = found.weights();
-        if (weights.letters_bytes, weights.versions_bytes) != (dead_bytes, versions_bytes) {
-            return Err(format!(
-                "letters and sources are noted with {dead_bytes}, {versions_bytes}: {weights:?}"
-            ));
-        }
-        found.check().map(|()| found)
+        })
     }
 
     /// All records, the first to end first.
@@ -153,6 +146,23 @@ fn check_tables(txn: &ReadTransaction) -> Result<(), String> {
         return Err(format!("the reference knows {TABLES} tables, the store has {}", known.len()));
     }
     if names == known { Ok(()) } else { Err(format!("the tables are {names:?}, not {known:?}")) }
+}
+
+/// The small facts are those that the reference knows, and right.
+fn check_meta(mut meta: BTreeMap<String, Vec<u8>>, weights: &Weights) -> Result<(), String> {
+    meta.remove(META_CLAIMED);
+    if let Some(wear) = meta.remove(META_WEAR) {
+        codec::decode::<Wear>(&wear).map_err(|error| error.to_string())?;
+    }
+    let mut noted = |key| meta.remove(key).map_or(Ok(0), |bytes| number(&bytes));
+    let (letters, sources) = (noted(META_DEAD_BYTES)?, noted(META_VERSIONS_BYTES)?);
+    if (weights.letters_bytes, weights.versions_bytes) != (letters, sources) {
+        return Err(format!("letters and sources are noted with {letters}, {sources} bytes: {weights:?}"));
+    }
+    if meta.remove(META_SCHEMA) != Some(SCHEMA.to_le_bytes().to_vec()) || !meta.is_empty() {
+        return Err(format!("the schema is another, or the reference does not know {:?}", meta.keys()));
+    }
+    Ok(())
 }
 
 fn number(bytes: &[u8]) -> Result<usize, String> {

@@ -13,7 +13,8 @@ use super::disk::{Cutter, Disk, Event};
 use super::found::Found;
 use super::life::{Life, Plan, Told, View, name};
 use super::plans::{LETTERS_AGE_MAX, Plans};
-use super::player::{self, Player};
+use super::player::{self, Player, Remains};
+use super::schemas;
 use super::world::{Orphan, World, wrong_orphan};
 use crate::store::apply::Sabotage;
 use crate::store::{Bounds, Settings};
@@ -132,22 +133,25 @@ impl History {
     fn new(seed: u64, shape: &Shape) -> (History, Beginning) {
         let mut chance = Chance::new(seed);
         let settings = settings(&mut chance);
-        let plans = Plans::new(player::fork(&mut chance));
+        let fixture = schemas::first_file(seed);
+        let begun_at = fixture.as_ref().map(|(_, world)| world.latest());
+        let plans = Plans::new(player::fork(&mut chance), begun_at);
+        let (image, world) = fixture.unwrap_or_default();
         let (digest, shape, owed) = (DefaultHasher::new(), shape.clone(), BTreeSet::new());
         let history = History { seed, shape, settings, chance, cuts: 0, digest, owed };
-        (history, Beginning { image: Vec::new(), world: Default::default(), plans })
+        (history, Beginning { image, world: world.recovered(), plans })
     }
 
     /// Plays a life and cuts it everywhere; one of the cuts is where the next one begins.
     fn live(&mut self, from: Beginning, at: &mut Option<(usize, usize)>) -> Result<Beginning, String> {
         let disk = Disk::recording(from.image.clone(), None);
-        let start = Player::start(disk.clone(), &self.settings, from.world, from.plans, self.shape.sabotage);
+        let start = Player::start(disk, &self.settings, from.world, from.plans, self.shape.sabotage);
         let mut player = start?;
         let close = self.chance.percent(30);
         if let Some(error) = player.play(self.shape.batches, close)? {
             return Err(format!("the store gave up: {error}"));
         }
-        let (life, plans, answers) = player.stop();
+        let Remains { disk, life, plans, told } = player.stop();
         let journal = disk.take_journal();
         self.note(&journal);
         let chosen = self.chance.below(journal.len() + 1);
@@ -163,7 +167,7 @@ impl History {
                 (world.0.outbox.keys(), world.0.letters.keys(), world.0.log.iter().map(|record| record.id));
             held.0.chain(held.1).copied().chain(held.2).for_each(|id| id.hash(&mut self.digest));
             if let Some(image) = copy {
-                self.check_owed(&answers, &world.0, position)?;
+                self.check_owed(&told, &world.0, position)?;
                 next = Some(Beginning { image, world, plans: plans.clone() });
             }
         }
@@ -177,6 +181,7 @@ impl History {
             match event {
                 Event::Write { offset, data } => (offset, data.len()).hash(&mut self.digest),
                 Event::SetLen(len) => len.hash(&mut self.digest),
+                Event::Replace(other) => other.len().hash(&mut self.digest),
                 Event::Sync => 0_u8.hash(&mut self.digest),
             }
         }
@@ -202,12 +207,12 @@ impl History {
     /// After the last cut all work that is left runs, and ends once.
     fn finish(&mut self, from: Beginning) -> Result<(), String> {
         let disk = Disk::plain(from.image);
-        let start = Player::start(disk.clone(), &self.settings, from.world, from.plans, Sabotage::None);
+        let start = Player::start(disk, &self.settings, from.world, from.plans, Sabotage::None);
         let mut player = start?;
         if let Some(error) = player.drain()? {
             return Err(format!("the store gave up: {error}"));
         }
-        let (life, ..) = player.stop();
+        let Remains { disk, life, .. } = player.stop();
         let (world, _) = examine(disk.image(), &self.settings, &life, usize::MAX)?;
         if !world.outbox.is_empty() {
             return Err(format!("{} rows never ended", world.outbox.len()));

@@ -72,6 +72,8 @@ struct Note {
     flushed: bool,
     /// The ends that waited went down with it.
     ends_down: bool,
+    /// Nothing but relaxed rows and ends came of it.
+    quiet: bool,
     now: UnixMs,
 }
 
@@ -193,6 +195,12 @@ impl Life {
         if world.setup.drop_sources(&self.settings, day_due, batch.ask.checkpoint, now) {
             self.sources_looked_at = Some(now);
         }
+        let is_quiet = |(plan, told): (&Plan, &Option<Told>)| match plan {
+            Plan::Relaxed(_) | Plan::Done(_) | Plan::Release(_) | Plan::Settled | Plan::Probe => true,
+            Plan::Enqueue { .. } | Plan::Change(_) => *told == Some(Told::Refused),
+            Plan::Claim(_) | Plan::Retry(_) | Plan::Dead(..) => false,
+        };
+        note.quiet = both().all(is_quiet);
         note.flushed = batch.ask.flush || batch.ask.checkpoint;
         durable_at.extend(note.flushed.then_some(batch.returned_at).flatten());
         note.durable_at = durable_at.into_iter().min();
@@ -248,9 +256,11 @@ impl Life {
                 View::Live { settled: false } | View::Cut(_) => upto(&|note| note.flushed),
             };
             let ends_down = flushed.max(upto(&|note| note.ends_down));
+            // What was only made visible goes down with whatever comes next, without the claims of that moment.
             // A batch without ends makes no difference; nor does one without relaxed rows.
+            let quiet = self.notes[commit + 1..=last].iter().take_while(|note| note.quiet).count();
             let with = |from: usize, some: &dyn Fn(&Note) -> bool| -> Vec<usize> {
-                (from..=commit).rev().filter(|at| *at == from || some(&self.notes[*at])).collect()
+                (from..=commit + quiet).rev().filter(|at| *at == from || some(&self.notes[*at])).collect()
             };
             for ended in with(ends_down, &|note| !note.ended.is_empty()) {
                 let relaxed = with(flushed, &|note| !note.relaxed.is_empty());

@@ -7,7 +7,8 @@
 //! fail instead.
 //!
 //! A command or a table that the store gains belongs into [`plans`], [`world`] and [`found`]; a table that is
-//! forgotten fails every cut. A step between schemas is one more beginning of a first life in [`history`].
+//! forgotten fails every cut. Some histories begin with a file of an earlier release: see
+//! [`schemas`].
 
 mod bites;
 mod chance;
@@ -19,5 +20,6 @@ mod life;
 mod plans;
 mod player;
 mod power_cuts;
+mod schemas;
 mod setup;
 mod world;

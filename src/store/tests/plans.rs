@@ -17,7 +17,7 @@ use crate::model::{
     ExecutionRecord, InboxId, Key, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
 };
 use crate::store::apply::Ask;
-use crate::store::encode_record;
+use crate::store::codec;
 
 /// Older dead letters may be dropped.
 pub(super) const LETTERS_AGE_MAX: Duration = Duration::from_secs(3 * 3_600);
@@ -39,13 +39,18 @@ pub(super) struct Plans {
 }
 
 impl Plans {
-    pub(super) fn new(chance: Chance) -> Plans {
-        let now = UnixMs(BEGINNING);
+    /// A house that begins at `now`, or in the beginning.
+    pub(super) fn new(chance: Chance, now: Option<UnixMs>) -> Plans {
+        let now = now.unwrap_or(UnixMs(BEGINNING));
         Plans { chance, now, rows: BTreeMap::new(), ready: Vec::new(), running: Vec::new() }
     }
 
     pub(super) fn now(&self) -> UnixMs {
         self.now
+    }
+
+    pub(super) fn wants_compaction(&mut self) -> bool {
+        self.chance.percent(4)
     }
 
     /// The same house after a start that found these rows.
@@ -284,7 +289,7 @@ impl Plans {
     fn record(&mut self, id: u128, dead_letter: Option<u128>) -> Arc<Logged> {
         let row = self.rows.remove(&id).unwrap();
         let answer: String = self.text().iter().map(|byte| char::from(byte % 64 + 32)).collect();
-        Arc::new(Logged::of(&encode_record(&ExecutionRecord {
+        Arc::new(Logged::of(&codec::encode_borrowed(&ExecutionRecord {
             id: row.execution_id,
             app_id: row.app_id,
             script_id: row.script_id,

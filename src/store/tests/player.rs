@@ -1,9 +1,10 @@
 //! Plays one life of the process on a disk: the applier with its commands, one batch after the other, on one thread.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use redb::Database;
 use uuid::Uuid;
 
 use super::chance::Chance;
@@ -16,6 +17,7 @@ use super::world::{Orphan, World, wrong_orphan};
 use crate::model::Row;
 use crate::store::apply::{Ask, Sabotage};
 use crate::store::backend::CardMeter;
+use crate::store::compact;
 use crate::store::open::{Opened, open_on};
 use crate::store::queue::{Command, Reply};
 use crate::store::{ChangeError, End, Error, Hooks, Load, Recovered, Settings, Startable, Store};
@@ -47,8 +49,20 @@ pub(super) struct Player {
     enqueued: Arc<Mutex<Vec<Arc<Row>>>>,
     plans: Plans,
     life: Life,
+    /// A copy of the file under way, and its disk.
+    copy: Option<(Disk, Database)>,
     /// All that was acknowledged.
     told: Vec<(Plan, Told)>,
+}
+
+/// What is left of a process.
+pub(super) struct Remains {
+    /// The one that it used last.
+    pub(super) disk: Disk,
+    pub(super) life: Life,
+    pub(super) plans: Plans,
+    /// All that was acknowledged.
+    pub(super) told: Vec<(Plan, Told)>,
 }
 
 /// Writes down what one was told, with the position of the journal.
@@ -83,7 +97,8 @@ impl Player {
             enqueued: Box::new(move |rows| heard.lock().unwrap().extend(rows)),
             broken: Box::new(|_| {}),
         };
-        let mut player = Player { disk, store, startable, hooks, enqueued, plans, life, told: Vec::new() };
+        let mut player =
+            Player { disk, store, startable, hooks, enqueued, plans, life, copy: None, told: Vec::new() };
         let rows = player.life.world().outbox.values().map(|item| item.value.clone());
         player.plans.found(rows.map(Arc::new).collect());
         Ok(player)
@@ -95,6 +110,9 @@ impl Player {
             let (plans, ask) = self.plans.batch(self.life.world());
             if let Some(error) = self.step(&plans, ask)? {
                 return Ok(Some(error));
+            }
+            if self.plans.wants_compaction() && !self.disk.is_faulty() {
+                self.compact().map_err(|error| format!("compaction: {error}"))?;
             }
         }
         if close { self.close() } else { Ok(None) }
@@ -111,9 +129,28 @@ impl Player {
         self.close()
     }
 
-    /// Lets the file go, as it is: what the reference knows, the house, and who was told what.
-    pub(super) fn stop(self) -> (Life, Plans, Vec<(Plan, Told)>) {
-        (self.life, self.plans, self.told)
+    /// Begins a copy of the file, as the compaction does, or makes the last pass of it and goes on with the copy.
+    fn compact(&mut self) -> Result<(), Error> {
+        let whole = AtomicBool::new(false);
+        let Some((disk, db)) = self.copy.take() else {
+            let disk = Disk::recording(Vec::new(), None);
+            let db = Database::builder().create_with_backend(disk.clone());
+            let db = db.map_err(|error| Error::Card(error.to_string()))?;
+            compact::pass(&self.startable.db, &db, &whole)?;
+            self.copy = Some((disk, db));
+            return Ok(());
+        };
+        compact::pass(&self.startable.db, &db, &whole)?;
+        self.disk.give_way_to(&disk);
+        self.disk = disk;
+        self.startable.db = Arc::new(db);
+        Ok(())
+    }
+
+    /// Lets the file go, as it is: the file is closed when this returns.
+    pub(super) fn stop(self) -> Remains {
+        let Player { disk, life, plans, told, .. } = self;
+        Remains { disk, life, plans, told }
     }
 
     fn close(&mut self) -> Result<Option<Error>, String> {

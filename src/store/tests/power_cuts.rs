@@ -50,12 +50,14 @@ fn every_cut_leaves_a_state_that_was_promised() {
     let base: u64 =
         setting("PICLOUD_CUTS_SEED").unwrap_or_else(|| uuid::Uuid::now_v7().as_u64_pair().1 >> 32);
     let wanted = setting("PICLOUD_CUTS").unwrap_or(CUTS);
+    // A replay is of one history.
+    let threads = if wanted == 1 { 1 } else { THREADS };
     let time = setting("PICLOUD_CUTS_HOURS").map(|hours: f64| Duration::from_secs_f64(hours * 3_600.0));
     let began = Instant::now();
     let enough = |cuts: usize| time.map_or(cuts >= wanted, |time| began.elapsed() >= time);
     let tally = Tally::default();
     let failures: Vec<String> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| play(base, &enough, &tally))).collect();
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| play(base, &enough, &tally))).collect();
         threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
     });
     let (cuts, histories) = (tally.cuts.load(SeqCst), tally.histories.load(SeqCst));
@@ -64,7 +66,7 @@ fn every_cut_leaves_a_state_that_was_promised() {
     // Past the test harness, which keeps what a test that passes says to itself.
     let _ = writeln!(
         std::io::stderr(),
-        "power cuts: {cuts} cuts in {histories} histories, {} failures, base seed {base}, {rate:.0} cuts/s; replay: scripts/power-cuts --seed {base}",
+        "power cuts: {cuts} cuts in {histories} histories, {} failures, base seed {base}, {rate:.0} cuts/s on {threads} threads; replay: scripts/power-cuts --seed {base}",
         failures.len()
     );
     assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -118,7 +118,7 @@ pub(super) struct SetUp {
     pub(super) keys: Shelf<Key>,
     pub(super) versions: BTreeMap<(u128, u32), (Version, Vec<u8>)>,
     /// Whether a source came or went since the bounds were looked at.
-    touched: bool,
+    pub(super) touched: bool,
 }
 
 fn of<T: Clone>(shelf: &Shelf<T>, id: Uuid) -> Option<T> {

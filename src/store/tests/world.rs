@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::found::Found;
 use super::setup::SetUp;
-use crate::model::{DeadLetter, Row, UnixMs};
+use crate::model::{DeadLetter, ExecutionRecord, Row, UnixMs};
 use crate::store::codec::{self, Stored};
 use crate::store::log::EncodedRecord;
 use crate::store::{Settings, encode_record};
@@ -37,9 +37,10 @@ pub(super) struct Logged {
 }
 
 impl Logged {
-    pub(super) fn of(record: &EncodedRecord) -> Logged {
-        let record = record.decode().unwrap();
-        Logged { id: record.id.as_u128(), finished_at: record.finished_at, bytes: codec::encode(&record) }
+    /// Of a record as it is stored.
+    pub(super) fn of(bytes: &[u8]) -> Logged {
+        let record: ExecutionRecord<'static> = codec::decode(bytes).unwrap();
+        Logged { id: record.id.as_u128(), finished_at: record.finished_at, bytes: bytes.to_vec() }
     }
 
     pub(super) fn encoded(&self) -> EncodedRecord {
@@ -101,6 +102,13 @@ impl World {
         }
         self.claimed.clear();
         (self, orphans)
+    }
+
+    /// The latest instant that it knows of.
+    pub(super) fn latest(&self) -> UnixMs {
+        let finished = self.log.iter().map(|record| record.finished_at);
+        let stamped = self.outbox.keys().chain(self.letters.keys()).map(|id| UnixMs(stamp_ms(*id)));
+        finished.chain(stamped).max().unwrap_or_default()
     }
 
     pub(super) fn redrive(&mut self, letter: u128, execution: Uuid, now: UnixMs) -> bool {
