@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::Path;
 
 use serde_json::Value;
@@ -59,9 +59,10 @@ fn stage(config: &Config, file: &Path) -> Result<Value, BackupError> {
 
 /// The daemon may run as somebody else than the person who restores.
 fn give_to_owner(file: &Path, directory: &Path) -> io::Result<()> {
-    let (own, theirs) = (fs::metadata(file)?, fs::metadata(directory)?);
+    let (own, theirs) = (fs::symlink_metadata(file)?, fs::metadata(directory)?);
     if (own.uid(), own.gid()) == (theirs.uid(), theirs.gid()) {
         return Ok(());
     }
-    chown(file, Some(theirs.uid()), Some(theirs.gid()))
+    // Of a link it is the link that changes hands, and not what it leads to.
+    lchown(file, Some(theirs.uid()), Some(theirs.gid()))
 }

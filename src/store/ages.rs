@@ -30,9 +30,14 @@ impl Ages {
     }
 }
 
+/// Whether a clock that was set made this stamp.
+pub(crate) fn is_set(at: UnixMs) -> bool {
+    at >= SET_FROM
+}
+
 /// Whether what was stamped `at` is older than `age_max_ms` at `now`.
 pub(crate) fn is_over(at: UnixMs, age_max_ms: i64, now: UnixMs) -> bool {
-    at >= SET_FROM && now.0.saturating_sub(at.0) > age_max_ms
+    is_set(at) && now.0.saturating_sub(at.0) > age_max_ms
 }
 
 #[cfg(test)]

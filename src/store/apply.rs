@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Instant;
 
 use redb::{Database, Durability, Table, WriteTransaction};
@@ -216,18 +216,22 @@ impl Applier {
         let durable = durable && self.sabotage != Sabotage::NoSync;
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, flush || visible, durable, ask.now)?;
-        if dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now)) {
+        let letters = dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now));
+        if letters {
             let kept_bytes =
                 self.letters.write(&txn, std::mem::take(&mut batch.dead), dead_freed, ask.now)?;
             self.count_kept(kept_bytes);
         }
-        if sources != (0, 0) || (checkpoint && self.sources.wants_look(ask.now)) {
+        let looks_at_sources = sources != (0, 0) || (checkpoint && self.sources.wants_look(ask.now));
+        if looks_at_sources {
             self.sources.write(&txn, &catalog, sources, ask.now)?;
         }
         self.note_wear(&txn, checkpoint, durable)?;
         txn.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         txn.set_quick_repair(checkpoint);
         txn.commit()?;
+        self.shared.revisions.letters.fetch_add(u64::from(letters), SeqCst);
+        self.shared.revisions.setup.fetch_add(u64::from(changed || looks_at_sources), SeqCst);
         self.committed(durable, flush, checkpoint);
         self.catalog = catalog;
         self.tell(batch, replies, enqueued, changed, hooks);

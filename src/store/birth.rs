@@ -11,7 +11,7 @@ use redb::StorageBackend;
 
 /// What a file of redb begins with: see its `docs/design.md`.
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
-/// Upto here redb writes before the magic number; nothing else is.
+/// Up to here redb writes before the magic number; nothing else is.
 const HEADER_BYTES: u64 = 4 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
 

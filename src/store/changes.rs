@@ -448,6 +448,14 @@ impl<'a> Changes<'a> {
         self.check_storage()?;
         let letter = self.dead_letter(id)?;
         let row = Arc::new(revive(letter, self.new_id())?);
+        if let Some(number) = row.pinned_version
+            && self
+                .version(row.script_id, number)
+                .is_err_and(|error| matches!(error, ChangeError::NotFound { .. }))
+        {
+            let why = format!("version {number} of the script is not kept any more; use the active version");
+            return Err(ChangeError::Conflict(why));
+        }
         self.purge(id)?;
         self.txn
             .open_table(OUTBOX)?

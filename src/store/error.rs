@@ -47,6 +47,9 @@ pub enum Error {
     /// The card takes writes more slowly than they come.
     #[error("the card is too slow for what is asked of it")]
     Behind,
+    /// A restored store is about to take this one's place: what it accepted now would be gone.
+    #[error("PiCloud is about to reopen with a restored store; try again in a moment")]
+    Reopening,
     /// The outbox holds as much as it may.
     #[error("the outbox is full: {rows} rows, {bytes} bytes")]
     OutboxFull {
@@ -65,6 +68,7 @@ impl Error {
     pub fn refusal(&self) -> Option<&'static str> {
         match self {
             Error::Behind => Some("card_behind"),
+            Error::Reopening => Some("reopening"),
             Error::OutboxFull { .. } => Some("outbox_full"),
             Error::StorageFull(_) => Some("storage_full"),
             Error::NewerSchema { .. }

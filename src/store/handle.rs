@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::backend::CardMeter;
 use super::budget::{Budget, BudgetView};
 use super::catalog::Catalog;
 use super::changes::Changes;
-use super::compact::Compaction;
+use super::compact::{Compaction, Revisions};
 use super::open::{self, Settings};
 use super::pace::Pace;
 use super::queue::{Command, End, Queue, Reply};
@@ -109,6 +109,7 @@ pub(crate) struct Shared {
     pub(crate) catalog: ArcSwap<Catalog>,
     pub(super) db: Mutex<Option<Arc<Database>>>,
     pub(crate) ids: Ids,
+    pub(crate) revisions: Arc<Revisions>,
     pub(crate) load: Load,
     pub(crate) meter: Arc<CardMeter>,
     pub(crate) space: Arc<Space>,
@@ -152,6 +153,7 @@ impl Store {
             wake: Condvar::new(),
             catalog: ArcSwap::from_pointee(opened.catalog.clone()),
             db: Mutex::new(Some(db.clone())),
+            revisions: Arc::default(),
             ids: Ids::after(opened.latest_id),
             load,
             meter: opened.meter,
@@ -175,7 +177,7 @@ impl Store {
             store: store.clone(),
             db,
             applier,
-            compaction: Compaction::new(settings.path.clone(), opened.cards),
+            compaction: Compaction::new(settings.path.clone(), opened.cards, store.shared.revisions.clone()),
             ages: Ages::from(latest, UnixMs::now()),
         };
         Ok((store, opened.recovered, startable))
@@ -199,7 +201,12 @@ impl Store {
         claimed: bool,
         reply: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
-        self.post(Command::Enqueue { row, claimed, reply: Box::new(reply) }, true);
+        let queue = self.lock();
+        if queue.frozen {
+            drop(queue);
+            return reply(Err(Error::Reopening));
+        }
+        self.post_to(queue, Command::Enqueue { row, claimed, reply: Box::new(reply) }, true);
     }
 
     /// Accepts a row that may be lost in a power cut until the next flush. False if the card is too far behind:
@@ -245,6 +252,11 @@ impl Store {
         make: impl FnOnce(&mut Changes<'_>) -> Result<T, ChangeError> + Send + 'static,
         reply: impl FnOnce(Result<T, ChangeError>) + Send + 'static,
     ) {
+        let queue = self.lock();
+        if queue.frozen {
+            drop(queue);
+            return reply(Err(ChangeError::Store(Error::Reopening)));
+        }
         let change = move |changes: &mut Changes<'_>| {
             let made = make(changes);
             let wrote = match &made {
@@ -261,7 +273,7 @@ impl Store {
                 Box::new(move |committed| reply(committed.map_err(ChangeError::from).and(made)));
             (tell, wrote)
         };
-        self.post(Command::Change(Box::new(change)), true);
+        self.post_to(queue, Command::Change(Box::new(change)), true);
     }
 
     /// Calls back once everything posted before is visible to a new [`Snapshot`]. Costs no fsync.
@@ -277,7 +289,7 @@ impl Store {
     /// What the file holds now, as of the last commit.
     pub fn read(&self) -> Result<Snapshot, Error> {
         let db = self.shared.db.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Snapshot::new(db.ok_or(Error::Closed)?.as_ref())
+        Snapshot::new(db.ok_or(Error::Closed)?)
     }
 
     /// Counters.
@@ -311,6 +323,16 @@ impl Store {
         self.shared.broken.load(Relaxed)
     }
 
+    /// Accepts nothing new from here on, because another store takes this one's place; or again, if it does not.
+    /// Whoever was accepted before has been told when this returns. Accepted work goes on. Blocks.
+    pub fn freeze(&self, frozen: bool) {
+        self.lock().frozen = frozen;
+        let (tell, told) = mpsc::channel();
+        self.probe(move |came| drop(tell.send(came)));
+        // A closed store accepts nothing either.
+        drop(told.recv());
+    }
+
     /// Commits what waits, durably, and closes the file. Commands that come later are refused.
     pub fn close(&self) {
         self.lock().closing = true;
@@ -323,7 +345,10 @@ impl Store {
     }
 
     fn post(&self, command: Command, urgent: bool) {
-        let mut queue = self.lock();
+        self.post_to(self.lock(), command, urgent);
+    }
+
+    fn post_to(&self, mut queue: MutexGuard<'_, Queue>, command: Command, urgent: bool) {
         if queue.closed {
             drop(queue);
             return command.refuse(&Error::Closed);
@@ -352,6 +377,11 @@ pub struct Startable {
 }
 
 impl Startable {
+    #[cfg(test)]
+    pub(crate) fn revisions(&self) -> Arc<Revisions> {
+        self.store.shared.revisions.clone()
+    }
+
     /// Starts the writer's thread.
     pub fn start(self, hooks: Hooks) -> std::io::Result<()> {
         let shared = self.store.shared.clone();

@@ -219,7 +219,10 @@ impl LogTail {
         let bytes_max = budget.log_bytes(self.bytes_max);
         let bytes_max = self.held_at.map_or(bytes_max, |held| held.min(bytes_max));
         while let Some((number, head)) = self.stored.front().copied() {
-            let too_old = ages::is_over(head.finished_max, self.age_max_ms, now);
+            // What a clock stamped that was never set is as old as the next that has a stamp.
+            let stamps = self.stored.iter().map(|(_, head)| head.finished_max);
+            let stamp = stamps.into_iter().find(|at| ages::is_set(*at));
+            let too_old = stamp.is_some_and(|at| ages::is_over(at, self.age_max_ms, now));
             if self.stored_bytes <= bytes_max && !too_old {
                 break;
             }

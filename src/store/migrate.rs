@@ -11,6 +11,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableErro
 
 use super::Error;
 use super::codec::{self, Stored};
+use super::space::Space;
 use super::tables::{
     DEAD_LETTERS, META, META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES, OUTBOX, VERSIONS,
 };
@@ -55,7 +56,7 @@ pub(crate) fn migrate(
 
 /// A copy of the file as it was before this program changes its schema, for whoever wants to go back. The next
 /// migration from that schema replaces it.
-pub(crate) fn put_copy_aside(path: &Path, schema: u32) -> Result<(), Error> {
+pub(crate) fn put_copy_aside(path: &Path, schema: u32, space: &Space) -> Result<(), Error> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".schema-{schema}"));
     let copy = PathBuf::from(name);
@@ -68,6 +69,9 @@ pub(crate) fn put_copy_aside(path: &Path, schema: u32) -> Result<(), Error> {
         ),
     };
     let copied = || -> std::io::Result<()> {
+        if space.room_bytes() < fs::metadata(path)?.len() {
+            return Err(std::io::Error::other("the card would be full then"));
+        }
         fs::copy(path, &partial)?;
         fs::File::open(&partial)?.sync_all()?;
         fs::rename(&partial, &copy)?;

@@ -5,7 +5,7 @@
 //! (one fsync); what was not rides the next flush. Reads are snapshots and never wait for the writer, except
 //! that [`Store::settled`] lets a reader see everything that was posted before it asked.
 //!
-//! This room knows no script, no HTTP and no clock but the one that paces its flushes. After an error of the
+//! This room knows no script and no HTTP. After an error of the
 //! card it refuses everything: the house drains and exits, and the next start opens the file anew.
 
 mod ages;

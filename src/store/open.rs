@@ -138,7 +138,7 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, Error> {
     // Says how it is, sets the reserve aside if there is room, and lets the card keep its blocks if there is none.
     space.full(Instant::now());
     let opened = open_on(cards.card(&settings.path)?, settings, meter, |schema| {
-        migrate::put_copy_aside(&settings.path, schema)
+        migrate::put_copy_aside(&settings.path, schema, &space)
     });
     let full = space.full(Instant::now());
     match (opened, full) {

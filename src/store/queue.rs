@@ -94,6 +94,8 @@ pub(super) struct Queue {
     pub(super) wanted: usize,
     /// The writer sleeps without a time to wake.
     pub(super) dormant: bool,
+    /// Nothing new is accepted.
+    pub(super) frozen: bool,
     pub(super) closing: bool,
     pub(super) closed: bool,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use uuid::Uuid;
@@ -92,11 +93,13 @@ impl ExecutionFilter {
 /// The file as of one commit.
 pub struct Snapshot {
     txn: ReadTransaction,
+    /// A file that was compacted away is closed when nobody reads it any more.
+    _db: Arc<Database>,
 }
 
 impl Snapshot {
-    pub(crate) fn new(db: &Database) -> Result<Snapshot, Error> {
-        Ok(Snapshot { txn: db.begin_read()? })
+    pub(crate) fn new(db: Arc<Database>) -> Result<Snapshot, Error> {
+        Ok(Snapshot { txn: db.begin_read()?, _db: db })
     }
 
     /// All tables.

@@ -1,7 +1,7 @@
 //! What keeps the file bounded for ever, besides the log's own bounds: dead letters and old sources.
 //!
-//! Bytes come first, age second. Whatever goes is the oldest, and what is in use never goes: the active version of
-//! a script stays whatever its age.
+//! Bytes come first, age second. Whatever goes is the oldest. The active version of a script stays whatever its age;
+//! an older one may go although a dead letter was made with it, which then can be run with the active one only.
 
 use std::collections::BTreeMap;
 
@@ -95,8 +95,7 @@ impl DeadLetters {
         }
         self.bytes += added;
         loop {
-            let oldest = letters.first()?.map(|(id, _)| stamp(Uuid::from_u128(id.value())));
-            let too_old = oldest.is_some_and(|at| ages::is_over(at, self.age_max_ms, now));
+            let too_old = ages::is_over(oldest_stamp(&letters)?, self.age_max_ms, now);
             if letters.len()? <= self.rows_max && self.bytes <= self.bytes_max && !too_old {
                 break;
             }
@@ -122,6 +121,17 @@ impl DeadLetters {
         self.alerting = alert;
         alert
     }
+}
+
+/// The age of the oldest letter: one that a clock stamped which was never set is as old as the next that has a stamp.
+fn oldest_stamp(letters: &impl ReadableTable<u128, &'static [u8]>) -> Result<UnixMs, Error> {
+    for entry in letters.iter()? {
+        let at = stamp(Uuid::from_u128(entry?.0.value()));
+        if ages::is_set(at) {
+            return Ok(at);
+        }
+    }
+    Ok(UnixMs(0))
 }
 
 /// When an id was made, as it says itself.
@@ -271,6 +281,10 @@ mod tests {
         check_letters(&[5, 3, 1], (9, one + 8), &[1]);
         check_letters(&[91, 89, 1], (9, u64::MAX), &[89, 1]);
         check_letters(&[200, 100], (9, u64::MAX), &[]);
+        // The first was stamped by a clock that was never set.
+        let never_set = NOW.0 / DAY_MS;
+        check_letters(&[never_set, 300, 1], (9, u64::MAX), &[1]);
+        check_letters(&[never_set, 30, 1], (9, u64::MAX), &[never_set, 30, 1]);
     }
 
     fn script(active_version: u32) -> Catalog {

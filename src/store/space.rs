@@ -20,7 +20,7 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 /// The file system is asked at most this often.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 /// The reserve's name, beside the store.
-const RESERVE_FILE: &str = "picloud.reserve";
+pub(crate) const RESERVE_FILE: &str = "picloud.reserve";
 /// Blocks of stat(2) are counted in this many bytes, whatever the file system's own are.
 const STAT_BLOCK_BYTES: u64 = 512;
 
@@ -67,7 +67,7 @@ impl fmt::Display for Full {
             }
             Shortage::Refused => write!(f, "the card is full: a write to {dir} found no room")?,
         }
-        f.write_str("; delete dead letters, old backups or other files on it")
+        f.write_str("; delete dead letters, old backups, copies of old schemas (picloud.redb.schema-*) or other files on it")
     }
 }
 

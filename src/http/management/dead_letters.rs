@@ -77,7 +77,7 @@ impl Office {
 
     async fn redrive_many(&self, many: Many) -> Outcome {
         let whose = self.resolve(many.app.as_deref(), many.script.as_deref())?;
-        let (began, version) = (UnixMs::now(), many.version);
+        let (began, version) = (self.store.new_id(), many.version);
         let (mut count, mut skipped, mut after) = (0, 0, None);
         loop {
             let batch = move |changes: &mut Changes<'_>| {
@@ -111,7 +111,7 @@ impl Office {
 
     async fn purge_many(&self, many: Many) -> Outcome {
         let whose = self.resolve(many.app.as_deref(), many.script.as_deref())?;
-        let began = UnixMs::now();
+        let began = self.store.new_id();
         let (mut count, mut after) = (0, None);
         loop {
             let batch = move |changes: &mut Changes<'_>| {
@@ -135,11 +135,11 @@ impl Office {
 fn pick(
     changes: &Changes<'_>,
     whose: Whose,
-    began: UnixMs,
+    began: Uuid,
     after: Option<Uuid>,
 ) -> Result<(Vec<Uuid>, Option<Uuid>), ChangeError> {
     changes.dead_letter_ids(after, |letter| {
-        letter.died_at <= began && whose.takes(letter.row.app_id, letter.row.script_id)
+        letter.id < began && whose.takes(letter.row.app_id, letter.row.script_id)
     })
 }
 

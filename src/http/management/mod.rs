@@ -200,7 +200,10 @@ fn refused(error: ChangeError) -> Refusal {
         ChangeError::Conflict(message) => Refusal::new(StatusCode::CONFLICT, message),
         ChangeError::Invalid { field, why } => Refusal::invalid(field, why),
         ChangeError::StorageFull(_) => Refusal::overloaded(error.to_string(), "storage_full"),
-        ChangeError::Store(error) => broken(&error),
+        ChangeError::Store(error) => match error.refusal() {
+            Some(reason) => Refusal::overloaded(error.to_string(), reason),
+            None => broken(&error),
+        },
     }
 }
 

@@ -23,6 +23,7 @@ use super::{Office, Outcome, blocking, broken, not_allowed};
 use crate::http::body::{Stream, Unread};
 use crate::http::reply::{self, Refusal};
 use crate::model::UnixMs;
+use crate::store::Store;
 use crate::store::backup::{BackupError, Backups, Keep, Manifest, Premises, Report, Trial};
 
 /// Bytes of an upload that are written at once.
@@ -90,7 +91,7 @@ impl Office {
 
     async fn restore_from(&self, call: Call) -> Outcome {
         let turn = Turn::take(&self.custody)?;
-        let (custody, trial) = (self.custody.clone(), self.custody.trial.clone());
+        let (store, custody, trial) = (self.store.clone(), self.custody.clone(), self.custody.trial.clone());
         // Two restores at once would be in each other's way; whoever can ask for the second was served by the first.
         blocking(move || trial.end(UnixMs::now())).await?.map_err(refused)?;
         let keep =
@@ -101,13 +102,13 @@ impl Office {
                 blocking(move || {
                     let mut download = custody.backups.open(backup_id)?;
                     download.check_hash()?;
-                    stage(&custody, &mut download.file, keep, turn)
+                    stage(&store, &custody, &mut download.file, keep, turn)
                 })
                 .await?
             }
             "application/zstd" | "application/octet-stream" => {
                 let mut upload = self.receive(call).await?;
-                blocking(move || stage(&custody, &mut upload.file, keep, turn)).await?
+                blocking(move || stage(&store, &custody, &mut upload.file, keep, turn)).await?
             }
             other => {
                 let message = format!(
@@ -161,10 +162,19 @@ impl Drop for Upload {
 }
 
 /// Makes the new store and asks the house to reopen with it. Runs to its end even if the client leaves.
-fn stage(custody: &Custody, file: &mut File, keep: Keep, mut turn: Turn) -> Result<Report, BackupError> {
+fn stage(
+    store: &Store,
+    custody: &Custody,
+    file: &mut File,
+    keep: Keep,
+    mut turn: Turn,
+) -> Result<Report, BackupError> {
     file.rewind().map_err(|error| BackupError::Failed(error.to_string()))?;
     let Manifest { id, created_at, .. } = custody.premises.build(keep).run(file)?;
-    let report = custody.premises.begin(id, created_at, UnixMs::now())?;
+    // What the old store accepted after the restore was answered would be gone.
+    store.freeze(true);
+    let begun = custody.premises.begin(id, created_at, UnixMs::now());
+    let report = begun.inspect_err(|_| store.freeze(false))?;
     turn.reopens = true;
     tracing::info!(backup = %id, made_at = %created_at, "a backup is restored: PiCloud reopens with it");
     // If the house closes already, its next start goes on with the restore.

@@ -3,7 +3,7 @@
 //! `format` is a backup as bytes, `make` writes one from a snapshot while the store goes on, `shelf` keeps them in
 //! a directory, `build` makes a store of one after checking all of it, and `swap` puts that in the place of the old
 //! one such that a cut at any instant leaves one of the two. The HTTP desk, the schedule and the command line call
-//! here. Nothing here is done on the writer's thread, and nothing reads a clock.
+//! here. Nothing here is done on the writer's thread.
 
 mod build;
 mod format;

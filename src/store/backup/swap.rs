@@ -27,10 +27,15 @@ use super::shelf::sync_directory;
 use super::{BackupError, Build, Keep, space};
 use crate::model::UnixMs;
 use crate::store::backend::Card;
+use crate::store::space::{RESERVE_FILE, is_no_room};
 use crate::store::{ChangeError, Error, Space, Store};
 
 /// The file's name in the data directory.
 const STORE_FILE: &str = "picloud.redb";
+
+/// A link in the data directory leads out of it, and is not opened: O_NOFOLLOW of open(2).
+#[allow(clippy::as_conversions, reason = "bits of a flag, not a number")]
+const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
 /// How far a restore is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,8 +140,9 @@ impl Premises {
             why: error.to_string(),
         };
         fs::create_dir_all(&self.data_dir).map_err(failed)?;
-        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = options.map_err(failed)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_FOLLOW);
+        let file = options.open(&path).map_err(failed)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => Err(Error::InUse(self.store().display().to_string())),
             // Where files cannot be locked, the database's own lock has to do.
@@ -206,7 +212,13 @@ impl Premises {
             why: None,
             had_store: self.store().exists(),
         };
-        self.write(&report)?;
+        // What cannot be begun must not be begun by the next start either: without the new store there is nothing
+        // to go on with, whatever the journal says.
+        self.write(&report).inspect_err(|_| {
+            drop(self.remove(&self.new_store()));
+            drop(self.remove(&self.partial()));
+            drop(sync_directory(&self.data_dir));
+        })?;
         Ok(report)
     }
 
@@ -288,7 +300,10 @@ impl Premises {
 
     fn served(&self, now: UnixMs) -> Result<(), BackupError> {
         self.write(&Report { state: State::Served, at: Some(now), ..self.report() })?;
-        self.remove(&self.old_store())?;
+        // The next start removes what could not be removed now.
+        if let Err(error) = self.remove(&self.old_store()) {
+            tracing::warn!(%error, "the store from before the restore stays beside it until the next start");
+        }
         self.remove_uploads();
         Ok(())
     }
@@ -307,19 +322,37 @@ impl Premises {
         }
     }
 
-    /// Replaces the journal as a whole.
+    fn partial(&self) -> PathBuf {
+        self.data_dir.join("restore.json.partial")
+    }
+
+    /// Replaces the journal as a whole. On a full card the store's reserve makes room for it: a restore that is half
+    /// done must go on, or back.
     fn write(&self, report: &Report) -> Result<(), BackupError> {
-        let (path, partial) = (self.journal(), self.data_dir.join("restore.json.partial"));
-        let written = serde_json::to_vec(report).map_err(io::Error::from).and_then(|text| {
-            let options =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
-            let mut file = options?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&partial, &path)?;
-            sync_directory(&self.data_dir)
+        let text = serde_json::to_vec(report).map_err(io::Error::from);
+        let written = text.and_then(|text| match self.try_write(&text) {
+            Err(error) if is_no_room(&error) => {
+                // Without a reserve the second attempt says what the first one did.
+                let _ = fs::remove_file(self.data_dir.join(RESERVE_FILE));
+                self.try_write(&text)
+            }
+            written => written,
         });
         written.map_err(|error| space::refusal("write to", &self.data_dir, &error))
+    }
+
+    fn try_write(&self, text: &[u8]) -> io::Result<()> {
+        let (path, partial) = (self.journal(), self.partial());
+        // A new file: what somebody left under that name, a link even, is not followed.
+        match fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        fs::rename(&partial, &path)?;
+        sync_directory(&self.data_dir)
     }
 }
 

@@ -17,7 +17,7 @@ use super::world::{Orphan, World, wrong_orphan};
 use crate::model::Row;
 use crate::store::apply::{Ask, Sabotage};
 use crate::store::backend::CardMeter;
-use crate::store::compact;
+use crate::store::compact::{self, Seen};
 use crate::store::open::{Opened, open_on};
 use crate::store::queue::{Command, Reply};
 use crate::store::{ChangeError, End, Error, Hooks, Load, Recovered, Settings, Startable, Store};
@@ -50,7 +50,7 @@ pub(super) struct Player {
     plans: Plans,
     life: Life,
     /// A copy of the file under way, and its disk.
-    copy: Option<(Disk, Database)>,
+    copy: Option<(Disk, Database, Option<Seen>)>,
     /// All that was acknowledged.
     told: Vec<(Plan, Told)>,
 }
@@ -132,15 +132,17 @@ impl Player {
     /// Begins a copy of the file, as the compaction does, or makes the last pass of it and goes on with the copy.
     fn compact(&mut self) -> Result<(), Error> {
         let whole = AtomicBool::new(false);
-        let Some((disk, db)) = self.copy.take() else {
+        let revisions = self.startable.revisions();
+        let Some((disk, db, mut seen)) = self.copy.take() else {
             let disk = Disk::recording(Vec::new(), None);
             let db = Database::builder().create_with_backend(disk.clone());
             let db = db.map_err(|error| Error::Card(error.to_string()))?;
-            compact::pass(&self.startable.db, &db, &whole)?;
-            self.copy = Some((disk, db));
+            let mut seen = None;
+            compact::pass(&self.startable.db, &db, &revisions, &mut seen, &whole)?;
+            self.copy = Some((disk, db, seen));
             return Ok(());
         };
-        compact::pass(&self.startable.db, &db, &whole)?;
+        compact::pass(&self.startable.db, &db, &revisions, &mut seen, &whole)?;
         self.disk.give_way_to(&disk);
         self.disk = disk;
         self.startable.db = Arc::new(db);
