@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::found::Found;
 use super::setup::Op;
-use super::world::{Logged, Orphan, World, put};
+use super::world::{Item, Logged, Orphan, World, put};
 use crate::model::{DeadLetter, Row, UnixMs};
 use crate::store::Settings;
 use crate::store::apply::Ask;
@@ -66,7 +66,7 @@ struct Note {
     durable_at: Option<usize>,
     /// Without the relaxed rows and the ends.
     world: World,
-    relaxed: Vec<Arc<Row>>,
+    relaxed: Vec<Arc<Item<Row>>>,
     ended: Vec<Arc<Logged>>,
     /// All that waited went down with it.
     flushed: bool,
@@ -159,7 +159,7 @@ impl Life {
         for (plan, told) in both() {
             match plan {
                 Plan::Change(_) | Plan::Settled | Plan::Probe => {}
-                Plan::Relaxed(row) => note.relaxed.push(row.clone()),
+                Plan::Relaxed(row) => note.relaxed.push(Item::new(row.as_ref().clone())),
                 Plan::Enqueue { .. } if *told == Some(Told::Refused) => {}
                 Plan::Enqueue { row, claimed } => {
                     put(&mut world.outbox, row.execution_id, row.as_ref().clone());
@@ -272,8 +272,8 @@ impl Life {
 
     fn state(&self, commit: usize, relaxed: usize, ended: usize) -> World {
         let mut world = self.notes[commit].world.clone();
-        for row in self.notes[..=relaxed].iter().flat_map(|note| &note.relaxed) {
-            put(&mut world.outbox, row.execution_id, row.as_ref().clone());
+        for item in self.notes[..=relaxed].iter().flat_map(|note| &note.relaxed) {
+            world.outbox.insert(item.value.execution_id.as_u128(), item.clone());
         }
         for record in self.notes[..=ended].iter().flat_map(|note| &note.ended) {
             world.outbox.remove(&record.id);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::disk::Disk;
 use super::found::Found;
 use super::setup::SetUp;
-use super::world::{Logged, Shelf, World, put};
+use super::world::{Item, Logged, Shelf, World, put};
 use crate::store::SCHEMA;
 use crate::store::codec::{self, Stored};
 
@@ -40,7 +40,7 @@ fn world(found: &Found) -> World {
         ..SetUp::default()
     };
     for (key, bytes) in &found.versions {
-        setup.versions.insert(*key, (codec::decode(bytes).unwrap(), bytes.clone()));
+        setup.versions.insert(*key, Item::new(codec::decode(bytes).unwrap()));
     }
     let log: Vec<_> = found.records().iter().map(|(_, bytes)| Logged::of(bytes).into()).collect();
     World {

@@ -1,16 +1,16 @@
 //! The set-up in the reference: apps and what belongs to them, and the commands of the management API.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::found::Found;
-use super::world::{Shelf, World, put, revived, shelf_differs};
+use super::world::{Item, Shelf, World, put, revived, shelf_differs};
 use crate::model::{
     App, Domain, HostPattern, Key, Name, PathPattern, Route, Script, ScriptSource, Slug, UnixMs, Version,
 };
 use crate::store::catalog::Catalog;
-use crate::store::codec;
 use crate::store::{AppPatch, ChangeError, Changes, KeyPatch, RoutePatch, ScriptPatch, Settings};
 
 /// Versions that the store keeps of a script.
@@ -116,7 +116,7 @@ pub(super) struct SetUp {
     pub(super) scripts: Shelf<Script>,
     pub(super) routes: Shelf<Route>,
     pub(super) keys: Shelf<Key>,
-    pub(super) versions: BTreeMap<(u128, u32), (Version, Vec<u8>)>,
+    pub(super) versions: BTreeMap<(u128, u32), Arc<Item<Version>>>,
     /// Whether a source came or went since the bounds were looked at.
     pub(super) touched: bool,
 }
@@ -172,7 +172,7 @@ impl SetUp {
     fn new_source(&mut self, id: Uuid, source: ScriptSource, now: UnixMs) -> bool {
         let Some(mut script) = of(&self.scripts, id) else { return false };
         script.updated_at = now;
-        if self.versions[&(id.as_u128(), script.active_version)].0.source != source {
+        if self.versions[&(id.as_u128(), script.active_version)].value.source != source {
             script.latest_version += 1;
             script.active_version = script.latest_version;
             self.put_version(id, script.latest_version, source, now);
@@ -204,8 +204,8 @@ impl SetUp {
 
     fn put_version(&mut self, script: Uuid, version: u32, source: ScriptSource, created_at: UnixMs) {
         let version = Version { version, source, created_at };
-        let bytes = codec::encode(&version);
-        self.versions.insert((script.as_u128(), version.version), (version, bytes));
+        let key = (script.as_u128(), version.version);
+        self.versions.insert(key, Item::new(version));
         self.touched = true;
     }
 
@@ -219,7 +219,7 @@ impl SetUp {
         now: UnixMs,
     ) -> bool {
         let touched = std::mem::take(&mut self.touched);
-        let weigh = |(_, bytes): &(Version, Vec<u8>)| u64::try_from(bytes.len()).unwrap();
+        let weigh = |item: &Arc<Item<Version>>| u64::try_from(item.bytes.len()).unwrap();
         let mut held: u64 = self.versions.values().map(weigh).sum();
         let over = held > settings.versions_bytes_max;
         if !(touched || (checkpoint && day_due)) || !(over || day_due) {
@@ -233,7 +233,7 @@ impl SetUp {
             .versions
             .iter()
             .filter(|(key, _)| !active(key))
-            .map(|(key, (version, _))| (version.created_at, *key))
+            .map(|(key, item)| (item.value.created_at, *key))
             .collect();
         idle.sort();
         for (created_at, key) in idle {
@@ -272,7 +272,7 @@ impl SetUp {
 
     /// Where the tables of a file are not this.
     pub(super) fn differs(&self, found: &Found) -> Option<String> {
-        let versions = self.versions.iter().map(|(key, (_, bytes))| (key, bytes));
+        let versions = self.versions.iter().map(|(key, item)| (key, &item.bytes));
         shelf_differs("app", &self.apps, &found.apps)
             .or_else(|| shelf_differs("domain", &self.domains, &found.domains))
             .or_else(|| shelf_differs("script", &self.scripts, &found.scripts))
@@ -283,7 +283,7 @@ impl SetUp {
 
     /// Whether the catalog that the store holds in memory is this.
     pub(super) fn is_in_memory(&self, catalog: &Catalog) -> bool {
-        fn same<T: PartialEq>(shelf: &Shelf<T>, other: &BTreeMap<Uuid, std::sync::Arc<T>>) -> bool {
+        fn same<T: PartialEq>(shelf: &Shelf<T>, other: &BTreeMap<Uuid, Arc<T>>) -> bool {
             let held = other.iter().map(|(id, value)| (id.as_u128(), value.as_ref()));
             shelf.iter().map(|(id, item)| (*id, &item.value)).eq(held)
         }

@@ -2,7 +2,7 @@
 //! how the store does it, and compared with a file byte by byte.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -19,13 +19,32 @@ use crate::store::{Settings, encode_record};
 pub(super) struct Item<T> {
     pub(super) value: T,
     pub(super) bytes: Vec<u8>,
+    /// The same once a crash is counted; made once, for all states that it is in.
+    crashed: OnceLock<Arc<Item<T>>>,
+}
+
+impl<T: Stored> Item<T> {
+    pub(super) fn new(value: T) -> Arc<Item<T>> {
+        let bytes = codec::encode(&value);
+        Arc::new(Item { value, bytes, crashed: OnceLock::new() })
+    }
+}
+
+impl Item<Row> {
+    fn crashed(&self) -> Arc<Item<Row>> {
+        let counted = || Row {
+            crashes: self.value.crashes + 1,
+            attempts: self.value.attempts + 1,
+            ..self.value.clone()
+        };
+        self.crashed.get_or_init(|| Item::new(counted())).clone()
+    }
 }
 
 pub(super) type Shelf<T> = BTreeMap<u128, Arc<Item<T>>>;
 
 pub(super) fn put<T: Stored>(shelf: &mut Shelf<T>, id: Uuid, value: T) {
-    let bytes = codec::encode(&value);
-    shelf.insert(id.as_u128(), Arc::new(Item { value, bytes }));
+    shelf.insert(id.as_u128(), Item::new(value));
 }
 
 /// A record that was posted.
@@ -86,19 +105,14 @@ impl World {
     pub(super) fn recovered(mut self) -> (World, Vec<Orphan>) {
         let mut orphans = Vec::new();
         for (id, item) in &mut self.outbox {
-            let mut row = item.value.clone();
-            let began = self.claimed.contains(id) || (row.is_sync() && row.crashes == 0);
+            let began = self.claimed.contains(id) || (item.value.is_sync() && item.value.crashes == 0);
             if began {
-                row.crashes += 1;
-                row.attempts += 1;
+                *item = item.crashed();
             }
+            let row = &item.value;
             let (crashes, sync, due_at) = (row.crashes, row.is_sync(), row.due_at);
             let wait_max = Duration::from_millis(row.wait_ms);
             orphans.push(Orphan { id: *id, began, crashes, sync, due_at, wait_max });
-            if began {
-                let bytes = codec::encode(&row);
-                *item = Arc::new(Item { value: row, bytes });
-            }
         }
         self.claimed.clear();
         (self, orphans)
