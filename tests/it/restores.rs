@@ -115,6 +115,48 @@ fn refused(daemon: &Daemon, what: &str, bytes: &[u8]) {
 }
 
 #[test]
+fn what_is_accepted_after_a_restore_was_answered_stays() {
+    let daemon = Daemon::start();
+    daemon.serve_async("/work", "1");
+    let backup = make(&daemon);
+    for round in 0..8 {
+        daemon.done("POST", "/restore", json!({ "backup_id": backup["id"] }));
+        // At once, while the old store may still be there: accepted for good, or refused and worth another try.
+        let answers: Vec<Answer> = (0..4).map(|_| daemon.post("/work", "1")).collect();
+        ended(&daemon);
+        for answer in answers {
+            match answer.status {
+                202 => {
+                    let id = answer.json()["execution_id"].as_str().unwrap().to_owned();
+                    assert_eq!(daemon.ended(&id)["status"], "success", "round {round}");
+                }
+                503 => assert_eq!(answer.json()["reason"], "reopening", "{answer}"),
+                _ => panic!("{answer}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_restore_follows_no_link_out_of_the_data_directory() {
+    let dir = TempDir::new();
+    let victim = dir.file("victim", "untouched");
+    let data = dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    for name in ["picloud.lock", "restore.json.partial"] {
+        let link = data.join(name);
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        let (backup, other) = (dir.path().join("backup"), Daemon::start());
+        fs::write(&backup, download(&other, &make(&other))).unwrap();
+        let args = ["restore", "--data-dir", data.to_str().unwrap(), backup.to_str().unwrap()];
+        let ran = picloud(&args, &[]);
+        assert_eq!(ran.code, i32::from(name == "picloud.lock"), "{name}: {}", ran.err);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched", "{name}");
+        let _ = fs::remove_file(&link);
+    }
+}
+
+#[test]
 fn what_is_not_sound_is_refused_and_changes_nothing() {
     let daemon = Daemon::start();
     let good = download(&daemon, &make(&daemon));
