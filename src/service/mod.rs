@@ -163,8 +163,22 @@ impl<'a> Caretaker<'a> {
     }
 
     fn open(&mut self, start: Start) -> Result<House, Error> {
-        let (began, config) = (Instant::now(), self.config);
-        let (store, recovered, startable) = store::Store::open(&parts::store(config))?;
+        let began = Instant::now();
+        let (store, recovered, startable) = store::Store::open(&parts::store(self.config))?;
+        let house = self.furnish(start, began, store.clone(), &recovered, startable);
+        // Another file may be opened in its place.
+        house.inspect_err(|_| store.close())
+    }
+
+    fn furnish(
+        &mut self,
+        start: Start,
+        began: Instant,
+        store: store::Store,
+        recovered: &[store::Recovered],
+        startable: store::Startable,
+    ) -> Result<House, Error> {
+        let config = self.config;
         let (tell_broken, broken) = mpsc::unbounded_channel();
         let tell_leak = tell_broken.clone();
         // Nobody listens any more if the house is closing already.
@@ -188,7 +202,7 @@ impl<'a> Caretaker<'a> {
         if self.signals.is_none() {
             self.signals = Some(Signals::listen()?);
         }
-        dispatch.start(&recovered)?;
+        dispatch.start(recovered)?;
         info.draining.store(false, Relaxed);
         for listener in &self.listeners {
             let listener = listener.try_clone()?;
