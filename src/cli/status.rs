@@ -116,7 +116,7 @@ fn budget(budget: &Value) -> String {
             field(budget, "flush_interval_ms")
         )
     } else {
-        format!("{} left for now", bytes(&budget["left_bytes"]))
+        format!("{} left now", bytes(&budget["left_bytes"]))
     };
     format!("{} a day, {stands}", bytes(allowed))
 }

@@ -29,6 +29,7 @@ use redb::{
 };
 
 use super::Error;
+use super::backup;
 use super::open::Cards;
 use super::tables::{self, DEAD_LETTERS, LOG, LOG_INDEX, META, OUTBOX, TableKey, TableVisitor};
 
@@ -268,8 +269,7 @@ impl Copy {
 
 /// Makes the new name last. Once this failed nobody knows which of the two files a power cut would leave.
 pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
+    let synced = backup::sync_directory(path.parent().unwrap_or(Path::new("")));
     synced.map_err(|error| failed(path, &error))
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::Error;
+use super::backup;
 use super::codec::{self, Stored};
 use super::space::Space;
 use super::tables::{
@@ -75,7 +76,7 @@ pub(crate) fn put_copy_aside(path: &Path, schema: u32, space: &Space) -> Result<
         fs::copy(path, &partial)?;
         fs::File::open(&partial)?.sync_all()?;
         fs::rename(&partial, &copy)?;
-        fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        backup::sync_directory(path.parent().unwrap_or(Path::new("")))
     };
     copied().inspect_err(|_| drop(fs::remove_file(&partial))).map_err(failed)?;
     tracing::info!("the store has an older schema; it was copied to {} first", copy.display());

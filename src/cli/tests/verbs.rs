@@ -131,7 +131,7 @@ fn status_says_what_the_card_takes() {
         (json!({"bytes_per_day": 0, "over": false}), "budget        none"),
         (
             json!({"bytes_per_day": 500_000_000, "over": false, "left_bytes": 60_000_000}),
-            "budget        500 MB a day, 60 MB left for now",
+            "budget        500 MB a day, 60 MB left now",
         ),
         (
             json!({"bytes_per_day": 500_000_000, "over": true, "left_bytes": 0, "flush_interval_ms": 10_000}),

@@ -15,6 +15,7 @@ mod swap;
 pub use build::{Build, Keep, check};
 pub use format::Manifest;
 pub use make::ExportError;
+pub(crate) use shelf::sync_directory;
 pub use shelf::{Backups, Copied, Download, Export, Kept, Settings, check_hash_beside};
 pub use swap::{Premises, Report, Start, State, Trial};
 

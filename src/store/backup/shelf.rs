@@ -335,7 +335,9 @@ fn publish(directory: &Path, name: &str, sha256: &str) -> io::Result<()> {
 }
 
 /// Makes what was renamed in a directory survive a power cut.
-pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
+    // A bare file name has an empty parent.
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     match File::open(directory)?.sync_all() {
         // Some file systems of sticks cannot: their renames are as safe as they get.
         Err(error) if [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported].contains(&error.kind()) => {
