@@ -85,10 +85,9 @@ impl Policy {
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Body, InboxId, Kind, Request, UnixMs};
+    use crate::model::InboxId;
 
     const POLICY: Policy = Policy {
         attempts_max: 6,
@@ -99,40 +98,8 @@ pub(crate) mod tests {
         crashes_max: 3,
     };
 
-    pub(crate) fn row(attempts: u16) -> Row {
-        let request = Request {
-            method: "POST".into(),
-            path: "/".into(),
-            headers: vec![],
-            body: Body::Empty,
-            query: String::new(),
-            params: vec![],
-            rest: String::new(),
-        };
-        Row {
-            execution_id: Uuid::nil(),
-            request_id: String::new(),
-            kind: Kind::Http,
-            app_id: Uuid::nil(),
-            route_id: None,
-            script_id: Uuid::nil(),
-            script_name: "s".into(),
-            timeout_ms: 1000,
-            reply_to: None,
-            request,
-            principal: None,
-            trigger_depth: 0,
-            root_execution_id: Uuid::nil(),
-            attempts,
-            crashes: 0,
-            due_at: UnixMs(0),
-            accepted_at: UnixMs(0),
-            pinned_version: None,
-            history: vec![],
-            redriven_from: None,
-            age_ms: 0,
-            wait_ms: 0,
-        }
+    fn row(attempts: u16) -> Row {
+        Row { attempts, ..crate::model::testing::row() }
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod record;
 mod request;
 mod row;
 mod sandbox;
+#[cfg(test)]
+pub(crate) mod testing;
 mod time;
 
 pub use apps::{

@@ -32,8 +32,6 @@ mod retention;
 mod space;
 mod tables;
 #[cfg(test)]
-mod testing;
-#[cfg(test)]
 mod tests;
 mod wear;
 mod writer;

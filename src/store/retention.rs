@@ -238,7 +238,7 @@ mod tests {
     }
 
     fn letter(died: UnixMs) -> DeadLetter {
-        let row = super::super::testing::row();
+        let row = crate::model::testing::row();
         let id = Ids::after(Uuid::nil()).at(died);
         DeadLetter { id, row, script_version: 1, reason: "attempts".into(), died_at: died }
     }

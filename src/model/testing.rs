@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::model::{Body, Kind, Request, Row, UnixMs};
+use super::{Body, Kind, Request, Row, UnixMs};
 
 /// An async row of no script.
 pub(crate) fn row() -> Row {
