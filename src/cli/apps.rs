@@ -1,12 +1,12 @@
 //! `picloud app`.
 
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::args::Limit;
 use super::error::Error;
 use super::find::{app_name, app_path};
-use super::render::{Column, field};
+use super::render::{Column, field, text};
 use super::session::Session;
 
 /// What can be done with apps.
@@ -27,12 +27,44 @@ pub(super) enum Verb {
         /// Its slug or id
         app: String,
     },
+    /// Change an app: its slug, its name, or what it may take of the device
+    Update(Update),
     /// Remove an app and all that belongs to it
     Rm {
         /// Its slug or id
         app: String,
     },
 }
+
+/// What changes. What is not named stays as it is.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
+pub(super) struct Update {
+    /// Its slug or id
+    app: String,
+    /// A new slug
+    #[arg(long, group = "change")]
+    slug: Option<String>,
+    /// A new name
+    #[arg(long, group = "change")]
+    name: Option<String>,
+    /// Runs at once
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    concurrency: Option<Limited>,
+    /// Requests a second; 0 = any number
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    requests_per_second: Option<Limited>,
+    /// Bytes of its keys and values
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    kv_bytes: Option<Limited>,
+    /// Async rows that were accepted and have not ended
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    queue_rows: Option<Limited>,
+}
+
+/// A limit; without a number it is the device's default.
+#[derive(Clone, Copy, Debug)]
+struct Limited(Option<u64>);
 
 const COLUMNS: &[Column] = &[
     Column("SLUG", |item| field(item, "slug")),
@@ -55,8 +87,55 @@ pub(super) fn run(session: &mut Session<'_>, verb: Verb) -> Result<(), Error> {
         }
         Verb::Show { app } => {
             let value = session.client.get(&app_path(&app), &app_name(&app))?;
-            session.object(&value, &["slug", "name", "id"])
+            show(session, value)
         }
+        Verb::Update(args) => update(session, args),
         Verb::Rm { app } => session.remove(&app_path(&app), &app_name(&app)),
+    }
+}
+
+fn show(session: &mut Session<'_>, mut app: Value) -> Result<(), Error> {
+    if !session.json {
+        app["limits"] = Value::from(limits_set(&app["limits"]));
+    }
+    session.object(&app, &["slug", "name", "id", "limits"])
+}
+
+fn update(session: &mut Session<'_>, args: Update) -> Result<(), Error> {
+    let (path, what) = (app_path(&args.app), app_name(&args.app));
+    let mut change = Map::new();
+    let names = [("slug", args.slug), ("name", args.name)];
+    change.extend(names.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+    let limits = [
+        ("concurrency", args.concurrency),
+        ("requests_per_second", args.requests_per_second),
+        ("kv_bytes", args.kv_bytes),
+        ("queue_rows", args.queue_rows),
+    ];
+    if limits.iter().any(|(_, limit)| limit.is_some()) {
+        // The API replaces all limits at once.
+        let mut all = session.client.get(&path, &what)?["limits"].take();
+        for (name, limit) in limits {
+            if let Some(Limited(number)) = limit {
+                all[name] = json!(number);
+            }
+        }
+        change.insert("limits".to_owned(), all);
+    }
+    let app = session.client.patch(&path, &Value::from(change), &what)?;
+    session.told(format_args!("{what}: limits are {}", limits_set(&app["limits"])), &app)
+}
+
+/// The limits that an app has of its own.
+fn limits_set(limits: &Value) -> String {
+    let set = limits.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let set = set.map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>();
+    if set.is_empty() { "the device's defaults".to_owned() } else { set.join(" ") }
+}
+
+fn limit(text: &str) -> Result<Limited, String> {
+    match text {
+        "default" => Ok(Limited(None)),
+        text => Ok(Limited(Some(text.parse().map_err(|_| "must be a whole number, or \"default\"")?))),
     }
 }

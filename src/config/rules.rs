@@ -73,6 +73,11 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("scripts.ceilings.max_map_entries", Number(1, ANY)),
     // A script thread's stack is sized for 64 levels; deeper calls would overflow it and abort the process.
     ("scripts.ceilings.max_call_levels", Number(1, 64)),
+    ("apps.concurrency", Number(0, 1024)),
+    ("apps.requests_per_second", Number(0, 1_000_000)),
+    ("apps.kv_bytes", Number(0, ANY)),
+    ("apps.kv_bytes_max", Number(0, ANY)),
+    ("apps.queue_rows", Number(0, ANY)),
     ("outbox.rows_max", Number(1, ANY)),
     // A row may carry a body of 10 MiB, and must fit.
     ("outbox.bytes_max", Number(16 * MIB, ANY)),

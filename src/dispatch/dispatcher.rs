@@ -1,12 +1,13 @@
 //! The dispatcher: when async rows run.
 //!
 //! Rows that are due wait here until there is room, are claimed (counted, durably, as begun) and go to the
-//! workshop. It wakes by signal, never by polling: a commit rings, a finished run rings, a timer rings. Rows that
+//! workshop. Apps take turns, and none has all the places, so that however many rows one has, another's first one
+//! goes next. It wakes by signal, never by polling: a commit rings, a finished run rings, a timer rings. Rows that
 //! were running when an earlier process died are suspects: they are claimed one at a time, so that one script
 //! which takes the process down does not drag the others to their death.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use super::Dispatch;
 use crate::model::{Row, UnixMs};
-use crate::script::Lane;
+use crate::script::{Lane, Turns, is_fair};
 
 /// Async rows that may be claimed at once: enough to keep the benches busy over a slow commit.
 const CLAIMED_MAX: usize = 256;
@@ -34,17 +35,46 @@ pub(crate) struct Dispatcher {
 
 #[derive(Default)]
 struct State {
-    ready: VecDeque<Entry>,
+    ready: Turns<Entry>,
     timers: BinaryHeap<Reverse<Timer>>,
     suspects: VecDeque<Entry>,
     suspect_under_way: Option<Uuid>,
-    claimed: usize,
+    claims: Claims,
     granted: Vec<Entry>,
     held_bytes: usize,
     sequence: u64,
     asleep: bool,
     closing: bool,
     last_tick: Option<Instant>,
+}
+
+/// Places of rows that are claimed, or about to be.
+#[derive(Default)]
+struct Claims {
+    all: usize,
+    by_app: HashMap<Uuid, usize>,
+}
+
+impl Claims {
+    /// Whether this app may have one more.
+    fn may(&self, app: &Uuid) -> bool {
+        is_fair(self.by_app.get(app).copied().unwrap_or(0), self.all, CLAIMED_MAX)
+    }
+
+    fn take(&mut self, app: Uuid) {
+        self.all += 1;
+        *self.by_app.entry(app).or_default() += 1;
+    }
+
+    fn give_back(&mut self, app: Uuid) {
+        self.all = self.all.saturating_sub(1);
+        if let Some(own) = self.by_app.get_mut(&app) {
+            *own -= 1;
+            if *own == 0 {
+                self.by_app.remove(&app);
+            }
+        }
+    }
 }
 
 /// What the thread has to do.
@@ -57,9 +87,11 @@ struct Due {
     granted: Vec<Entry>,
 }
 
-struct Entry {
-    id: Uuid,
-    row: Option<Arc<Row>>,
+pub(crate) struct Entry {
+    pub(crate) id: Uuid,
+    pub(crate) app: Uuid,
+    /// `None` if it is to be read back when it is due.
+    pub(crate) row: Option<Arc<Row>>,
 }
 
 struct Timer {
@@ -103,12 +135,12 @@ fn run(dispatch: &Dispatch) {
     let dispatcher = &dispatch.inner.dispatcher;
     while let Some(Due { claims, urgent, granted }) = dispatcher.wait() {
         for entry in granted {
-            let row = entry.row.map_or_else(|| dispatch.load(entry.id), |row| Ok(Some(row)));
-            match row {
+            let Entry { id, app, row } = entry;
+            match row.map_or_else(|| dispatch.load(id), |row| Ok(Some(row))) {
                 Ok(Some(row)) => dispatch.run(if row.is_sync() { Lane::Sync } else { Lane::Async }, row),
                 // It ended in the meantime: an operator cancelled it.
-                Ok(None) => dispatcher.finished(entry.id),
-                Err(_) => dispatch.put_off(entry.id),
+                Ok(None) => dispatcher.finished(id, app),
+                Err(_) => dispatch.put_off(id, app),
             }
         }
         if claims.is_empty() {
@@ -133,26 +165,29 @@ impl Dispatch {
     }
 
     /// A claimed row could not be read. The card is about to be given up; if not, it is tried again.
-    fn put_off(&self, id: Uuid) {
+    fn put_off(&self, id: Uuid, app: Uuid) {
         self.inner.store.release(id);
-        self.inner.dispatcher.finished(id);
-        self.inner.dispatcher.orphan(id, UnixMs::now().plus(TICK), TICK);
+        self.inner.dispatcher.finished(id, app);
+        self.inner.dispatcher.orphan(id, app, UnixMs::now().plus(TICK), TICK);
     }
 }
 
 impl Dispatcher {
-    /// A place for one more claimed row, if there is one and nobody waits for it.
-    pub(crate) fn reserve(&self) -> bool {
+    /// A place for one more claimed row of this app, if there is one and no row waits that should have it.
+    pub(crate) fn reserve(&self, app: Uuid) -> bool {
         let mut state = lock(&self.state);
-        let free = state.claimed < CLAIMED_MAX && state.ready.is_empty() && !state.closing;
-        state.claimed += usize::from(free);
+        let wanted = state.ready.len_of(app) > 0 || state.ready.peek(|app| state.claims.may(app)).is_some();
+        let free = !wanted && state.claims.may(&app) && !state.closing;
+        if free {
+            state.claims.take(app);
+        }
         free
     }
 
     /// Gives a reserved place back.
-    pub(crate) fn release(&self) {
+    pub(crate) fn release(&self, app: Uuid) {
         let mut state = lock(&self.state);
-        state.claimed = state.claimed.saturating_sub(1);
+        state.claims.give_back(app);
         self.ring(state);
     }
 
@@ -160,7 +195,7 @@ impl Dispatcher {
     pub(crate) fn ready(&self, row: Arc<Row>) {
         let mut state = lock(&self.state);
         let entry = state.hold(row);
-        state.ready.push_back(entry);
+        state.ready.push(entry.app, entry);
         self.ring(state);
     }
 
@@ -174,9 +209,9 @@ impl Dispatcher {
 
     /// A row that was waiting when an earlier process ended. A wall clock that went backwards must not hold it
     /// for ever, so it never waits longer than `wait_max`.
-    pub(crate) fn orphan(&self, id: Uuid, due_at: UnixMs, wait_max: Duration) {
+    pub(crate) fn orphan(&self, id: Uuid, app: Uuid, due_at: UnixMs, wait_max: Duration) {
         let wait = due_at.since(UnixMs::now()).min(wait_max);
-        lock(&self.state).schedule(Entry { id, row: None }, wait);
+        lock(&self.state).schedule(Entry { id, app, row: None }, wait);
     }
 
     /// A row that was running when an earlier process ended.
@@ -198,9 +233,9 @@ impl Dispatcher {
     }
 
     /// A claimed row's attempt is over.
-    pub(crate) fn finished(&self, id: Uuid) {
+    pub(crate) fn finished(&self, id: Uuid, app: Uuid) {
         let mut state = lock(&self.state);
-        state.claimed = state.claimed.saturating_sub(1);
+        state.claims.give_back(app);
         if state.suspect_under_way == Some(id) {
             state.suspect_under_way = None;
         }
@@ -209,12 +244,12 @@ impl Dispatcher {
         }
     }
 
-    /// Takes a waiting row out; the row itself if it is in memory.
-    pub(crate) fn withdraw(&self, id: Uuid) -> Option<Option<Arc<Row>>> {
+    /// Takes a waiting row out. It has a claimed row's place then, for its end gives one back.
+    pub(crate) fn withdraw(&self, id: Uuid) -> Option<Entry> {
         let mut state = lock(&self.state);
         let of = |entry: &Entry| entry.id == id;
-        let entry = if let Some(at) = state.ready.iter().position(of) {
-            state.ready.remove(at)
+        let entry = if let Some(entry) = state.ready.remove(of) {
+            Some(entry)
         } else if let Some(at) = state.suspects.iter().position(of) {
             state.suspects.remove(at)
         } else {
@@ -223,10 +258,9 @@ impl Dispatcher {
             state.timers = rest.into();
             found.pop().map(|timer| timer.0.entry)
         }?;
-        // It was not claimed, but its end gives a place back.
-        state.claimed += 1;
+        state.claims.take(entry.app);
         state.let_go(&entry);
-        Some(entry.row)
+        Some(entry)
     }
 
     /// Rows that are due, and rows that wait for their time.
@@ -267,7 +301,7 @@ impl Dispatcher {
             let now = Instant::now();
             state.last_tick = Some(now);
             state.wake_timers(now);
-            let urgent = state.claimed < CLAIMED_MAX / 2;
+            let urgent = state.claims.all < CLAIMED_MAX / 2;
             let (claims, granted) = (state.take_claims(), std::mem::take(&mut state.granted));
             if !claims.is_empty() || !granted.is_empty() {
                 return Some(Due { claims, urgent, granted });
@@ -288,7 +322,7 @@ impl State {
         let weight = row.weight();
         let fits = self.held_bytes + weight <= HELD_BYTES_MAX;
         self.held_bytes += if fits { weight } else { 0 };
-        Entry { id: row.execution_id, row: fits.then_some(row) }
+        Entry { id: row.execution_id, app: row.app_id, row: fits.then_some(row) }
     }
 
     fn let_go(&mut self, entry: &Entry) {
@@ -304,18 +338,19 @@ impl State {
     fn wake_timers(&mut self, now: Instant) {
         while self.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now) {
             if let Some(Reverse(timer)) = self.timers.pop() {
-                self.ready.push_back(timer.entry);
+                self.ready.push(timer.entry.app, timer.entry);
             }
         }
     }
 
     fn take_claims(&mut self) -> Vec<Entry> {
         let mut claims = Vec::new();
-        while self.claimed < CLAIMED_MAX {
+        while self.claims.all < CLAIMED_MAX {
             let suspect = if self.suspect_under_way.is_none() { self.suspects.pop_front() } else { None };
             self.suspect_under_way = suspect.as_ref().map(|entry| entry.id).or(self.suspect_under_way);
-            let Some(entry) = suspect.or_else(|| self.ready.pop_front()) else { break };
-            self.claimed += 1;
+            let next = || self.ready.pop(|app| self.claims.may(app)).map(|(_, entry)| entry);
+            let Some(entry) = suspect.or_else(next) else { break };
+            self.claims.take(entry.app);
             self.let_go(&entry);
             claims.push(entry);
         }
@@ -325,4 +360,69 @@ impl State {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing;
+
+    fn app(letter: u8) -> Uuid {
+        Uuid::from_u128(letter.into())
+    }
+
+    fn row(letter: u8, number: u128) -> Arc<Row> {
+        Arc::new(Row { app_id: app(letter), execution_id: Uuid::from_u128(number), ..testing::row() })
+    }
+
+    /// So many rows of each app, claimed at once, and how many of each.
+    #[track_caller]
+    fn check(come: &[(u8, usize)], claimed: &[usize]) {
+        let dispatcher = Dispatcher::default();
+        for (letter, count) in come {
+            (0..*count).for_each(|_| dispatcher.ready(row(*letter, 0)));
+        }
+        let claims = lock(&dispatcher.state).take_claims();
+        let of = |letter: u8| claims.iter().filter(|entry| entry.app == app(letter)).count();
+        assert_eq!(come.iter().map(|(letter, _)| of(*letter)).collect::<Vec<_>>(), claimed, "{come:?}");
+    }
+
+    #[test]
+    fn no_app_has_all_the_places() {
+        check(&[], &[]);
+        check(&[(b'a', 10)], &[10]);
+        check(&[(b'a', 1000)], &[193]);
+        check(&[(b'a', 1000), (b'b', 3)], &[190, 3]);
+        check(&[(b'a', 1000), (b'b', 1000)], &[110, 110]);
+    }
+
+    #[test]
+    fn a_flood_does_not_delay_the_row_of_another() {
+        let dispatcher = Dispatcher::default();
+        (0..1000).for_each(|number| dispatcher.ready(row(b'a', number)));
+        let flood = lock(&dispatcher.state).take_claims();
+        assert!(!dispatcher.reserve(app(b'a')), "its earlier rows go first");
+        assert!(dispatcher.reserve(app(b'b')), "there is a place for another at once");
+        dispatcher.release(app(b'b'));
+        dispatcher.ready(row(b'b', 5000));
+        let claims = lock(&dispatcher.state).take_claims();
+        assert_eq!(claims.iter().map(|entry| entry.id.as_u128()).collect::<Vec<_>>(), [5000]);
+        for entry in flood {
+            dispatcher.finished(entry.id, entry.app);
+        }
+        let next = lock(&dispatcher.state).take_claims();
+        assert_eq!(next[0].id.as_u128(), 193, "within an app the first goes first");
+    }
+
+    #[test]
+    fn places_are_given_back() {
+        let dispatcher = Dispatcher::default();
+        dispatcher.ready(row(b'a', 1));
+        assert!(
+            dispatcher.withdraw(Uuid::from_u128(1)).is_some() && dispatcher.withdraw(Uuid::nil()).is_none()
+        );
+        dispatcher.finished(Uuid::from_u128(1), app(b'a'));
+        let state = lock(&dispatcher.state);
+        assert!(state.claims.all == 0 && state.claims.by_app.is_empty() && state.held_bytes == 0);
+    }
 }

@@ -150,14 +150,14 @@ impl Dispatch {
             return Err(store::Error::Behind);
         }
         let row = Arc::new(row);
-        let claimed = self.inner.dispatcher.reserve();
+        let (app, claimed) = (row.app_id, self.inner.dispatcher.reserve(row.app_id));
         let (tell, told) = oneshot::channel();
         let this = self.clone();
         self.inner.store.enqueue(row.clone(), claimed, move |accepted| {
             match (&accepted, claimed) {
                 (Ok(()), true) => this.run(Lane::Async, row),
                 (Ok(()), false) => this.inner.dispatcher.ready(row),
-                (Err(_), true) => this.inner.dispatcher.release(),
+                (Err(_), true) => this.inner.dispatcher.release(app),
                 (Err(_), false) => {}
             }
             // Nobody listens if the caller left; the row is accepted all the same.
@@ -179,11 +179,11 @@ impl Dispatch {
             return true;
         }
         let Some(entry) = self.inner.dispatcher.withdraw(execution) else { return false };
-        let row = entry.map_or_else(|| self.load(execution), |row| Ok(Some(row)));
+        let row = entry.row.map_or_else(|| self.load(execution), |row| Ok(Some(row)));
         let Ok(Some(row)) = row else {
-            self.inner.dispatcher.finished(execution);
+            self.inner.dispatcher.finished(execution, entry.app);
             if row.is_err() {
-                self.inner.dispatcher.orphan(execution, UnixMs::now(), Duration::ZERO);
+                self.inner.dispatcher.orphan(execution, entry.app, UnixMs::now(), Duration::ZERO);
             }
             return false;
         };
@@ -281,7 +281,8 @@ impl Dispatch {
         sorted.sort_by_key(|found| (suspect(found), found.execution_id));
         for found in sorted {
             if !suspect(&found) {
-                self.inner.dispatcher.orphan(found.execution_id, found.due_at, found.wait_max);
+                let Recovered { execution_id, app_id, due_at, wait_max, .. } = found;
+                self.inner.dispatcher.orphan(execution_id, app_id, due_at, wait_max);
                 continue;
             }
             let Ok(Some(row)) = self.load(found.execution_id) else { continue };

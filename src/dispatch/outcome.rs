@@ -35,7 +35,7 @@ impl Dispatch {
         }
         // A recovered sync row holds the dispatcher's place of a suspect.
         if row.crashes > 0 {
-            self.inner.dispatcher.finished(row.execution_id);
+            self.inner.dispatcher.finished(row.execution_id, row.app_id);
         }
         let answer = Answer { result: finished.outcome.result };
         if !receiver.is_some_and(|receiver| receiver.deliver(answer)) {
@@ -76,7 +76,7 @@ impl Dispatch {
             }
             (Next::Drop | Next::Retry(_) | Next::Dead(_), _) => self.log_end(row, &finished, Delivery::None),
         }
-        self.inner.dispatcher.finished(row.execution_id);
+        self.inner.dispatcher.finished(row.execution_id, row.app_id);
     }
 
     /// Ends a row that took the process down too often. Sync rows are never dead-lettered.

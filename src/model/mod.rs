@@ -5,6 +5,7 @@
 
 mod apps;
 mod host;
+mod limits;
 mod name;
 mod path;
 mod record;
@@ -19,6 +20,7 @@ pub use apps::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version,
 };
 pub use host::{Host, HostPattern};
+pub use limits::{AppCeilings, AppLimits, REQUESTS_PER_SECOND_MAX};
 pub use name::{Invalid, Name, RouteMethod, SOURCE_BYTES_MAX, ScriptSource, Slug};
 pub use path::{PathPattern, decode_param, normalise_path};
 pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine};

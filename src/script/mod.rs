@@ -20,6 +20,7 @@ mod faults;
 mod guards;
 mod limits;
 mod logs;
+mod places;
 mod program;
 mod response;
 mod run;
@@ -27,6 +28,8 @@ mod sdk;
 #[cfg(test)]
 mod testing;
 mod text;
+mod turns;
+mod waiting;
 mod watch;
 
 pub use cache::{PROGRAM_BYTES_DEFAULT, Programs};
@@ -37,3 +40,4 @@ pub use limits::{Ceilings, Limits};
 pub use program::{CompileError, Program, compile};
 pub use response::Response;
 pub use run::{Cancel, Control, Fault, FaultKind, Input, Outcome};
+pub(crate) use turns::{Turns, is_fair};

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Instant;
 
 use redb::{Database, Durability, Table, WriteTransaction};
+use uuid::Uuid;
 
 use super::Error;
 use super::catalog::Catalog;
@@ -16,6 +17,7 @@ use super::log::LogTail;
 use super::open::Settings;
 use super::queue::{Change, Command, End, Reply};
 use super::retention::{DeadLetters, Sources};
+use super::shares::Shares;
 use super::space::Space;
 use super::tables::{META, META_CLAIMED, OUTBOX};
 use crate::model::{DeadLetter, Row, UnixMs};
@@ -37,7 +39,7 @@ pub(crate) struct Applier {
     /// Relaxed rows that have not ended.
     unflushed: BTreeMap<u128, Arc<Row>>,
     /// Rows in the table that ended; they go together with their records.
-    ended: Vec<u128>,
+    ended: Vec<Ended>,
     /// Async rows whose attempt may have begun.
     claimed: BTreeSet<u128>,
     claimed_changed: bool,
@@ -45,6 +47,7 @@ pub(crate) struct Applier {
     waiting_since: Option<Instant>,
     /// A commit was made that a power cut would make the next start repair.
     unclean: bool,
+    shares: Shares,
     outbox_rows: u64,
     outbox_bytes: u64,
     outbox_rows_max: u64,
@@ -54,6 +57,9 @@ pub(crate) struct Applier {
     #[cfg(test)]
     pub(crate) sabotage: Sabotage,
 }
+
+/// A row that ended; of which app, if it was async.
+type Ended = (u128, Option<Uuid>);
 
 /// What the writer wants of a batch besides its commands.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +86,7 @@ struct Batch {
 impl Applier {
     pub(crate) fn new(
         shared: Arc<Shared>,
+        shares: Shares,
         catalog: Catalog,
         tail: LogTail,
         letters: DeadLetters,
@@ -87,6 +94,7 @@ impl Applier {
         settings: &Settings,
     ) -> Applier {
         Applier {
+            shares,
             outbox_rows: shared.load.outbox_rows.load(Relaxed),
             outbox_bytes: shared.load.outbox_bytes.load(Relaxed),
             outbox_rows_max: settings.outbox_rows_max,
@@ -150,7 +158,7 @@ impl Applier {
                 self.claimed_changed = true;
                 batch.claims.push(reply);
             }
-            Command::Settle { id, end } => self.stage_end(id.as_u128(), end, batch),
+            Command::Settle { id, of, end } => self.stage_end((id.as_u128(), of), end, batch),
             Command::Change(change) => batch.changes.push(change),
             Command::Settled(reply) => batch.settled.push(reply),
             Command::Probe(reply) => reply(Ok(())),
@@ -164,11 +172,16 @@ impl Applier {
         if rows > self.outbox_rows_max || held > self.outbox_bytes_max {
             return reply(Err(Error::OutboxFull { rows: self.outbox_rows, bytes: self.outbox_bytes }));
         }
+        if let Err(full) = self.shares.check(&row, &self.catalog) {
+            self.shared.load.queue_full_refusals.fetch_add(1, Relaxed);
+            return reply(Err(full));
+        }
         if let Some(full) = self.space.full(Instant::now()) {
             self.shared.load.storage_full_refusals.fetch_add(1, Relaxed);
             return reply(Err(Error::StorageFull(full)));
         }
         (self.outbox_rows, self.outbox_bytes) = (rows, held);
+        self.shares.enter(&row);
         if claimed {
             self.claimed.insert(row.execution_id.as_u128());
             self.claimed_changed = true;
@@ -176,7 +189,7 @@ impl Applier {
         batch.enqueues.push((row, bytes, reply));
     }
 
-    fn stage_end(&mut self, id: u128, end: End, batch: &mut Batch) {
+    fn stage_end(&mut self, (id, of): Ended, end: End, batch: &mut Batch) {
         self.waiting_since.get_or_insert_with(Instant::now);
         self.claimed_changed |= self.claimed.remove(&id);
         let record = match end {
@@ -191,7 +204,7 @@ impl Applier {
         self.tail.push(&record);
         self.count_kept(u64::try_from(record.weight()).unwrap_or(0));
         if self.unflushed.remove(&id).is_none() {
-            self.ended.push(id);
+            self.ended.push((id, of));
         }
     }
 
@@ -313,8 +326,9 @@ impl Applier {
     }
 
     fn remove_ended(&mut self, outbox: &mut Table<'_, u128, &'static [u8]>) -> Result<(), Error> {
-        for id in self.ended.drain(..) {
+        for (id, of) in self.ended.drain(..) {
             if let Some(bytes) = outbox.remove(id)? {
+                of.into_iter().for_each(|app| self.shares.leave(app));
                 self.outbox_rows = self.outbox_rows.saturating_sub(1);
                 self.outbox_bytes = self.outbox_bytes.saturating_sub(weight(bytes.value()));
             }
@@ -325,6 +339,7 @@ impl Applier {
     fn count_enqueued(&mut self, rows: &[Arc<Row>]) {
         for row in rows {
             let weight = weight(&codec::encode(row.as_ref()));
+            self.shares.enter(row);
             self.outbox_rows += 1;
             self.outbox_bytes += weight;
             self.count_kept(weight);

@@ -31,7 +31,6 @@ macro_rules! stored {
     };
 }
 stored!(
-    App = 1 "app",
     Domain = 1 "domain",
     Script = 1 "script",
     Version = 1 "script version",
@@ -39,6 +38,16 @@ stored!(
     Key = 1 "key",
     ExecutionRecord<'static> = 1 "execution record",
 );
+
+impl Stored for App {
+    const VERSION: u8 = 2;
+    const WHAT: &'static str = "app";
+
+    fn decode_old(version: u8, body: &[u8]) -> Option<postcard::Result<(App, &[u8])>> {
+        (version == 1)
+            .then(|| postcard::take_from_bytes::<old::AppV1>(body).map(|(app, rest)| (app.into(), rest)))
+    }
+}
 
 impl Stored for Row {
     const VERSION: u8 = 2;
@@ -95,7 +104,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Attempt, Body, Ended, InboxId, Kind, Principal, Request, UnixMs};
+    use crate::model::{AppLimits, Attempt, Body, Ended, InboxId, Kind, Principal, Request, UnixMs};
 
     prop_compose! {
         fn request()(
@@ -129,6 +138,16 @@ mod tests {
         #[test]
         fn rows_come_back_as_they_went(row in row()) {
             prop_assert_eq!(decode::<Row>(&encode(&row)).unwrap(), row);
+        }
+
+        #[test]
+        fn apps_of_the_first_release_are_read(id in any::<u128>(), at in any::<i64>()) {
+            let (id, at) = (Uuid::from_u128(id), UnixMs(at));
+            let limits = AppLimits::default();
+            let app = App { id, slug: "boat".parse().unwrap(), name: "A boat".parse().unwrap(), limits, created_at: at, updated_at: at };
+            prop_assert_eq!(&decode::<App>(&encode(&app)).unwrap(), &app);
+            let old = postcard::to_extend(&(id, "boat", "A boat", at, at), vec![1]).unwrap();
+            prop_assert_eq!(&decode::<App>(&old).unwrap(), &app);
         }
 
         #[test]

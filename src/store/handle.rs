@@ -24,6 +24,7 @@ use super::open::{self, Settings};
 use super::pace::Pace;
 use super::queue::{Command, End, Queue, Reply};
 use super::read::Snapshot;
+use super::shares::Shares;
 use super::space::Space;
 use super::wear::Odometer;
 use super::writer::Writer;
@@ -35,6 +36,8 @@ use crate::model::{Row, UnixMs};
 pub struct Recovered {
     /// Which.
     pub execution_id: Uuid,
+    /// Whose.
+    pub app_id: Uuid,
     /// When it may run.
     pub due_at: UnixMs,
     /// The longest that it may still have to wait, whatever the clock says.
@@ -91,6 +94,8 @@ pub struct Load {
     pub versions_bytes: AtomicU64,
     /// Rows and changes refused because the card was full.
     pub storage_full_refusals: AtomicU64,
+    /// Rows refused because their app had as much queued work as it may.
+    pub queue_full_refusals: AtomicU64,
     /// Bytes that the store was asked to keep, before compression.
     pub logical_bytes: AtomicU64,
 }
@@ -163,8 +168,10 @@ impl Store {
             broken: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
+        let shares = Shares::of(&opened.recovered, settings.app_queue_rows_max);
         let applier = Applier::new(
             shared.clone(),
+            shares,
             opened.catalog,
             opened.tail,
             opened.letters,
@@ -238,12 +245,13 @@ impl Store {
 
     /// Ends an attempt. Nobody waits for it: it is on the card with the next flush.
     pub fn settle(&self, row: &Row, end: End) {
-        self.post(Command::Settle { id: row.execution_id, end }, false);
+        let of = (!row.is_sync()).then_some(row.app_id);
+        self.post(Command::Settle { id: row.execution_id, of, end }, false);
     }
 
     /// Takes a claim back: the row's attempt did not begin.
     pub fn release(&self, id: Uuid) {
-        self.post(Command::Settle { id, end: End::Release }, false);
+        self.post(Command::Settle { id, of: None, end: End::Release }, false);
     }
 
     /// Changes the set-up. `reply` is called once the change is durable, or refused, on the writer's thread.

@@ -29,6 +29,7 @@ mod pace;
 mod queue;
 mod read;
 mod retention;
+mod shares;
 mod space;
 mod tables;
 #[cfg(test)]

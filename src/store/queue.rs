@@ -36,10 +36,22 @@ pub enum End {
 }
 
 pub(crate) enum Command {
-    Enqueue { row: Arc<Row>, claimed: bool, reply: Reply },
+    Enqueue {
+        row: Arc<Row>,
+        claimed: bool,
+        reply: Reply,
+    },
     EnqueueRelaxed(Arc<Row>),
-    Claim { ids: Vec<Uuid>, reply: Reply },
-    Settle { id: Uuid, end: End },
+    Claim {
+        ids: Vec<Uuid>,
+        reply: Reply,
+    },
+    /// `of` is the app of an async row.
+    Settle {
+        id: Uuid,
+        of: Option<Uuid>,
+        end: End,
+    },
     Change(Change),
     Settled(Reply),
     Probe(Reply),

@@ -7,8 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use picloud::model::{
-    Access, App, BodyMode, Delivery, DispatchMode, Domain, Durability, Ended, ExecutionRecord, Kind, Request,
-    Route, Row, Sandbox, Script, UnixMs,
+    Access, App, AppLimits, BodyMode, Delivery, DispatchMode, Domain, Durability, Ended, ExecutionRecord,
+    Kind, Request, Route, Row, Sandbox, Script, UnixMs,
 };
 use picloud::store::{self, Catalog, Changes, End, Hooks, Store};
 use uuid::Uuid;
@@ -37,6 +37,7 @@ impl Furniture {
             id: Uuid::now_v7(),
             slug: format!("app-{number}").parse()?,
             name: format!("App {number}").parse()?,
+            limits: AppLimits::default(),
             created_at: now,
             updated_at: now,
         };
@@ -154,6 +155,7 @@ fn settings(dir: &Path) -> store::Settings {
         write_budget_bytes_per_day: 0,
         outbox_rows_max: 100_000,
         outbox_bytes_max: 256 * 1024 * 1024,
+        app_queue_rows_max: 100_000,
         log_bytes_max: 64 * 1024 * 1024,
         log_age_max: Duration::from_secs(30 * 24 * 3600),
         dead_letters_max: 10_000,

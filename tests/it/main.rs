@@ -19,6 +19,7 @@ mod context;
 mod dead_letters;
 mod drain;
 mod executions;
+mod fairness;
 mod faults;
 mod first_run;
 mod full_disk;
