@@ -122,7 +122,8 @@ pub(super) fn check_unchanged(scope: &Scope) -> Result<(), Fault> {
 
 fn handles_dead_letters(kind: Kind) -> bool {
     match kind {
-        Kind::Http | Kind::Admin => false,
+        Kind::DeadLetter => true,
+        Kind::Http | Kind::Admin | Kind::Kv | Kind::Cron | Kind::Queue | Kind::Startup => false,
     }
 }
 

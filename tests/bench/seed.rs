@@ -207,6 +207,10 @@ fn row(script: &Script) -> Row {
         redriven_from: None,
         age_ms: 0,
         wait_ms: 0,
+        trigger_id: None,
+        event: None,
+        attempts_max: None,
+        unique: None,
     }
 }
 
