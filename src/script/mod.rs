@@ -39,3 +39,4 @@ pub use limits::{Ceilings, Limits};
 pub use program::{CompileError, Program, compile};
 pub use response::Response;
 pub use run::{Cancel, Control, Fault, FaultKind, Input, Outcome, World};
+pub use sdk::{Chapter, Example, ExampleOutcome, Page, reference};
