@@ -17,10 +17,10 @@ use super::body::{self, Larder, Shelf, Unread};
 use super::rate::Rates;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Match, RouteTable};
-use crate::dispatch::{Dispatch, Waiter};
+use crate::dispatch::{Dispatch, Promise, Waiter};
 use crate::model::{
-    Access, BODY_BYTES_MAX, BodyMode, DispatchMode, Host, Kind, Principal, Request, Route, Row, Script,
-    UnixMs,
+    Access, BODY_BYTES_MAX, BodyMode, DispatchMode, Durability, Host, Kind, Principal, Request, Route, Row,
+    Script, UnixMs,
 };
 use crate::script::WAIT_SLACK;
 
@@ -136,14 +136,18 @@ impl Reception {
         self.check_rate(table, script.app_id)?;
         let (bytes, _shelf) = self.read(body).await.map_err(|unread| body_refused(&unread))?;
         let body = body::check(bytes, route.body, &parts.headers).map_err(Refusal::bad_request)?;
-        let strict = route.durability.is_strict_for(parts.method.as_str());
+        let promise = match route.durability {
+            Durability::Relaxed => Promise::Relaxed,
+            durability if durability.is_strict_for(parts.method.as_str()) => Promise::Strict,
+            Durability::Auto | Durability::Strict => Promise::Auto,
+        };
         let request = Request { body, ..request(&parts, found.params, found.rest) };
         let timeout = self.timeout(&script, route.dispatch_mode);
         let row = row(self.dispatch.new_id(), &script, Some(route), request, principal, timeout);
         let execution = row.execution_id;
         served.execution = Some(execution);
         match route.dispatch_mode {
-            DispatchMode::Sync => Ok(wait(self.dispatch.call(row, strict), timeout, execution).await),
+            DispatchMode::Sync => Ok(wait(self.dispatch.call(row, promise), timeout, execution).await),
             DispatchMode::Async => self.accept(row).await,
         }
     }
@@ -299,5 +303,9 @@ fn row(
         redriven_from: None,
         age_ms: 0,
         wait_ms: 0,
+        trigger_id: None,
+        event: None,
+        attempts_max: None,
+        unique: None,
     }
 }

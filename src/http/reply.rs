@@ -114,7 +114,7 @@ pub(super) fn fault_status(kind: FaultKind) -> StatusCode {
     match kind {
         FaultKind::Validation => StatusCode::UNPROCESSABLE_ENTITY,
         FaultKind::Runtime => StatusCode::BAD_GATEWAY,
-        FaultKind::Overloaded | FaultKind::Drain => StatusCode::SERVICE_UNAVAILABLE,
+        FaultKind::Overloaded | FaultKind::Conflict | FaultKind::Drain => StatusCode::SERVICE_UNAVAILABLE,
         FaultKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
         FaultKind::Operations | FaultKind::Memory => StatusCode::INSUFFICIENT_STORAGE,
         FaultKind::Gone => StatusCode::NOT_FOUND,
@@ -127,6 +127,7 @@ fn fault_reason(kind: FaultKind) -> &'static str {
         FaultKind::Validation => "validation",
         FaultKind::Runtime => "runtime",
         FaultKind::Overloaded => "overloaded",
+        FaultKind::Conflict => "conflict",
         FaultKind::Drain => "stopping",
         FaultKind::Timeout => "timeout",
         FaultKind::Operations => "operations",
@@ -146,6 +147,7 @@ fn is_ours(kind: FaultKind) -> bool {
         | FaultKind::Memory
         | FaultKind::Gone => false,
         FaultKind::Overloaded
+        | FaultKind::Conflict
         | FaultKind::Drain
         | FaultKind::Cancelled
         | FaultKind::Panic
@@ -267,6 +269,7 @@ mod tests {
             (FaultKind::Validation, 422),
             (FaultKind::Runtime, 502),
             (FaultKind::Overloaded, 503),
+            (FaultKind::Conflict, 503),
             (FaultKind::Timeout, 504),
             (FaultKind::Operations, 507),
             (FaultKind::Memory, 507),

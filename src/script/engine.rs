@@ -124,9 +124,13 @@ impl Bench {
         if let Err(fault) = &mut result {
             fault.retry_after = remains.retry_after;
         }
+        // A run that fails changes nothing.
+        let (view, stands) = (remains.view, result.is_ok());
+        let effects = alloc::outside(|| view.filter(|_| stands)?.into_effects(remains.chain));
         let logs = remains.logs.finish(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX));
         let mut outcome = Outcome {
             result,
+            effects,
             logs,
             operations: remains.operations,
             peak_bytes: meter.peak_bytes(),
@@ -152,8 +156,7 @@ fn build(watch: &Arc<Watch>) -> Engine {
     program::restrict(&mut engine);
     engine.register_global_module(StandardPackage::new().as_shared_module());
     engine.register_global_module(guards::module(watch).into());
-    engine.register_global_module(sdk::globals(watch).into());
-    engine.register_static_module("log", sdk::log(watch).into());
+    sdk::furnish(&mut engine, watch);
     let progress = watch.clone();
     engine.on_progress(move |_| progress.tick().then_some(Dynamic::UNIT));
     let print = watch.clone();

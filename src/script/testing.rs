@@ -44,6 +44,10 @@ pub(super) fn row() -> Row {
         redriven_from: None,
         age_ms: 0,
         wait_ms: 0,
+        trigger_id: None,
+        event: None,
+        attempts_max: None,
+        unique: None,
     }
 }
 
@@ -60,7 +64,7 @@ pub(super) fn run_with(source: &str, row: Row, limits: Limits) -> Outcome {
         let program = compile(&source).unwrap_or_else(|error| panic!("does not compile: {error}"));
         let row = Arc::new(row);
         let mut bench = Bench::new();
-        let input = || Input { row: row.clone(), deadline: Instant::now() + Duration::from_secs(10) };
+        let input = || Input { row: row.clone(), deadline: Instant::now() + Duration::from_secs(10), world: None };
         bench.run(&program, input(), &limits, &Control::default())
     })
 }
@@ -68,6 +72,11 @@ pub(super) fn run_with(source: &str, row: Row, limits: Limits) -> Outcome {
 /// Runs `source` with the default limits.
 pub(super) fn run(source: &str) -> Outcome {
     run_with(source, row(), Limits::default())
+}
+
+/// Runs an example of the reference, on a bench that has what examples may use.
+pub(super) fn run_example(source: &str) -> Outcome {
+    run(source)
 }
 
 /// Asserts that `source` answers 200 with this body.

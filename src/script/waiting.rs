@@ -212,13 +212,14 @@ mod tests {
     use std::sync::Arc;
     use std::time::Instant;
 
+    use super::super::executor::Verdict;
     use super::*;
     use crate::model::Row;
     use crate::model::testing;
 
     fn job(app: u8) -> Job {
         let row = Row { app_id: Uuid::from_u128(app.into()), ..testing::row() };
-        Job { row: Arc::new(row), done: Box::new(|_| ()), queued_at: Instant::now() }
+        Job { row: Arc::new(row), done: Box::new(|_| Verdict::Ended), queued_at: Instant::now() }
     }
 
     /// Apps that get a bench of those that wait, by their letters; capitals wait async.

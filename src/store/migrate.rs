@@ -14,15 +14,15 @@ use super::backup;
 use super::codec::{self, Stored};
 use super::space::Space;
 use super::tables::{
-    DEAD_LETTERS, META, META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES, OUTBOX, VERSIONS,
+    APPS, DEAD_LETTERS, META, META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES, OUTBOX, VERSIONS,
 };
-use crate::model::{DeadLetter, Row};
+use crate::model::{App, DeadLetter, Row};
 
 /// Changes the tables of one schema into those of the next. The bump is not its business.
 pub(crate) type Step = fn(&WriteTransaction) -> Result<(), Error>;
 
 /// The first leads from schema 1 to 2, and so on.
-pub(crate) const STEPS: &[Step] = &[rows_know_their_age];
+pub(crate) const STEPS: &[Step] = &[rows_know_their_age, rows_know_their_trigger];
 
 /// The schema this program writes. A file with a greater one is refused.
 #[allow(clippy::as_conversions, reason = "a handful of steps")]
@@ -122,6 +122,16 @@ fn rows_know_their_age(txn: &WriteTransaction) -> Result<(), Error> {
     let mut meta = txn.open_table(META)?;
     meta.insert(META_DEAD_BYTES, letters.to_le_bytes().as_slice())?;
     meta.insert(META_VERSIONS_BYTES, sources.to_le_bytes().as_slice())?;
+    Ok(())
+}
+
+/// 2 to 3: rows carry the trigger that made them, and apps their limits. The tables of scripts' values are made with
+/// all others.
+fn rows_know_their_trigger(txn: &WriteTransaction) -> Result<(), Error> {
+    rewrite::<App>(txn, APPS)?;
+    rewrite::<Row>(txn, OUTBOX)?;
+    let letters = rewrite::<DeadLetter>(txn, DEAD_LETTERS)?;
+    txn.open_table(META)?.insert(META_DEAD_BYTES, letters.to_le_bytes().as_slice())?;
     Ok(())
 }
 

@@ -4,61 +4,68 @@
 //! only as many as callers.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use super::catalog::Catalog;
-use super::{Error, Recovered};
+use super::{Error, Recovered, Store};
 use crate::model::Row;
 
 /// The counts.
 #[derive(Debug)]
 pub(crate) struct Shares {
-    rows: HashMap<Uuid, u64>,
+    rows: Mutex<HashMap<Uuid, u64>>,
+    /// For an app that says nothing.
     usual_max: u64,
 }
 
-impl Shares {
-    /// Of what a start found. An app that says nothing may have `usual_max`.
-    pub(crate) fn of(found: &[Recovered], usual_max: u64) -> Shares {
-        let mut shares = Shares { rows: HashMap::new(), usual_max };
-        found.iter().filter(|row| !row.sync).for_each(|row| shares.add(row.app_id));
-        shares
-    }
-
-    /// Whether one more row fits in its app's share.
-    pub(crate) fn check(&self, row: &Row, catalog: &Catalog) -> Result<(), Error> {
-        if row.is_sync() {
+impl Store {
+    /// Whether so many more async rows fit in their app's share.
+    pub(crate) fn check_share(&self, app: Uuid, more: u64) -> Result<(), Error> {
+        let shared = &self.shared;
+        let own = shared.catalog.load().apps.get(&app).and_then(|app| app.limits.queue_rows);
+        let (rows, rows_max) = (shared.shares.rows(app), own.unwrap_or(shared.shares.usual_max));
+        if more == 0 || rows + more <= rows_max {
             return Ok(());
         }
-        let own = catalog.apps.get(&row.app_id).and_then(|app| app.limits.queue_rows);
-        let (rows, rows_max) = (self.rows(row.app_id), own.unwrap_or(self.usual_max));
-        if rows < rows_max { Ok(()) } else { Err(Error::AppQueueFull { rows, rows_max }) }
+        shared.load.queue_full_refusals.fetch_add(1, Relaxed);
+        Err(Error::AppQueueFull { rows, rows_max })
+    }
+}
+
+impl Shares {
+    /// Of what a start found.
+    pub(crate) fn of(found: &[Recovered], usual_max: u64) -> Shares {
+        let mut rows = HashMap::new();
+        found.iter().filter(|row| !row.sync).for_each(|row| *rows.entry(row.app_id).or_default() += 1);
+        Shares { rows: Mutex::new(rows), usual_max }
     }
 
     /// Counts a row that goes in.
-    pub(crate) fn enter(&mut self, row: &Row) {
+    pub(crate) fn enter(&self, row: &Row) {
         if !row.is_sync() {
-            self.add(row.app_id);
+            *self.lock().entry(row.app_id).or_default() += 1;
         }
     }
 
     /// Counts an async row of this app that is out.
-    pub(crate) fn leave(&mut self, app: Uuid) {
-        if let Some(rows) = self.rows.get_mut(&app) {
+    pub(crate) fn leave(&self, app: Uuid) {
+        let mut all = self.lock();
+        if let Some(rows) = all.get_mut(&app) {
             *rows -= 1;
             if *rows == 0 {
-                self.rows.remove(&app);
+                all.remove(&app);
             }
         }
     }
 
     /// Async rows of this app.
     pub(crate) fn rows(&self, app: Uuid) -> u64 {
-        self.rows.get(&app).copied().unwrap_or(0)
+        self.lock().get(&app).copied().unwrap_or(0)
     }
 
-    fn add(&mut self, app: Uuid) {
-        *self.rows.entry(app).or_default() += 1;
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, u64>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
