@@ -7,8 +7,12 @@
 
 mod globals;
 mod kit;
+mod kv;
 mod log;
+mod options;
 mod page;
+mod queue;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +30,7 @@ type Raised = Box<EvalAltResult>;
 
 /// All namespaces, in the order of the reference.
 fn kits(watch: &Arc<Watch>) -> Vec<Kit> {
-    vec![globals::kit(watch), log::kit(watch)]
+    vec![globals::kit(watch), kv::kit(watch), queue::kit(watch), run::kit(watch), log::kit(watch)]
 }
 
 /// Gives an engine all namespaces; their functions answer to `watch`.
