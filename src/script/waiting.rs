@@ -249,7 +249,8 @@ mod tests {
         check(2, None, "aaa", "aa");
         // Two that take all they can leave the last to a third.
         check(4, None, "aaaabbbb", "aba");
-        check(4, None, "aaaabbbbc", "abca");
+        check(4, None, "aaaabbbbc", "abc");
+        check(4, None, "aaaabbbbcd", "abcd");
         check(4, Some(1), "aabb", "ab");
         check(4, Some(9), "aaaaa", "aaaa");
     }

@@ -165,6 +165,8 @@ fn settings(dir: &Path) -> store::Settings {
         dead_letters_alert_at: 0,
         versions_bytes_max: u64::MAX,
         versions_age_max: Duration::MAX,
+        kv_bytes_max: 64 * 1024 * 1024,
+        timeout_async: Duration::from_secs(30),
         space: store::Bounds::default(),
     }
 }
