@@ -5,6 +5,9 @@
 //! in as many runs as its app may have, leaves a core to those that want to answer at once. A run that sleeps holds
 //! no place, and one that waits for its turn still ends at its deadline.
 //!
+//! The kernel leaves a core to whom it runs for some milliseconds, whoever wakes meanwhile; so from its first on a
+//! run offers its core to others at every look, and they wait for microseconds.
+//!
 //! Benches call this from within a run, whose memory is metered: nothing is allocated after [`Places::new`].
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -210,6 +213,11 @@ impl Share {
     /// Whether [`Share::settle`] has something to do.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.due_at.is_some_and(|due_at| now >= due_at)
+    }
+
+    /// Whether the run has gone on for so long that it lets others go first.
+    pub(super) fn is_long(&self) -> bool {
+        self.stage != Stage::Fresh
     }
 
     /// Waits, if it is the turn of others. False if the run was `over` before its own came.

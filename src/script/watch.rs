@@ -264,6 +264,9 @@ impl Watch {
         if self.ends(count) {
             return true;
         }
+        if share.is_long() {
+            std::thread::yield_now();
+        }
         let now = Instant::now();
         share.is_due(now) && !share.settle(now, || self.ends(count))
     }
