@@ -17,8 +17,8 @@ use super::reply::{self, Refusal, Reply};
 use super::router::{self, Match, RouteTable};
 use crate::dispatch::{Dispatch, Promise, Waiter};
 use crate::model::{
-    Access, BODY_BYTES_MAX, BodyMode, DispatchMode, Durability, Host, Kind, Principal, Request, Route, Row, Script,
-    UnixMs,
+    Access, BODY_BYTES_MAX, BodyMode, DispatchMode, Durability, Host, Kind, Principal, Request, Route, Row,
+    Script, UnixMs,
 };
 use crate::script::WAIT_SLACK;
 

@@ -456,7 +456,9 @@ impl Worker {
         }
         let Resolved { program, version, limits } = match self.shared.world.library.of_row(&row) {
             Ok(resolved) => resolved,
-            Err(fault) => return job.end(Finished { version: 0, queue_wait, outcome: Outcome::refused(fault) }),
+            Err(fault) => {
+                return job.end(Finished { version: 0, queue_wait, outcome: Outcome::refused(fault) });
+            }
         };
         let control = Control::default();
         let deadline = Instant::now() + timeout;

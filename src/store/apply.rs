@@ -225,10 +225,8 @@ impl Applier {
         let checkpoint = ask.checkpoint;
         let heavy = self.tail.is_heavy() || self.desk.is_heavy();
         let flush = checkpoint || (ask.flush && self.waiting_since.is_some()) || heavy;
-        let promised = !batch.enqueues.is_empty()
-            || !batch.claims.is_empty()
-            || !batch.dead.is_empty()
-            || batch.effects;
+        let promised =
+            !batch.enqueues.is_empty() || !batch.claims.is_empty() || !batch.dead.is_empty() || batch.effects;
         let visible = !batch.settled.is_empty() && self.waiting_since.is_some();
         if !flush && !promised && !visible && batch.changes.is_empty() && batch.retries.is_empty() {
             batch.settled.drain(..).for_each(|reply| reply(Ok(())));
@@ -456,7 +454,8 @@ impl Applier {
 impl Batch {
     fn refuse(&mut self, error: &Error) {
         let enqueues = self.enqueues.drain(..).map(|(_, _, reply)| reply);
-        let waiting = enqueues.chain(self.claims.drain(..)).chain(self.settled.drain(..)).chain(self.told.drain(..));
+        let waiting =
+            enqueues.chain(self.claims.drain(..)).chain(self.settled.drain(..)).chain(self.told.drain(..));
         waiting.for_each(|reply| reply(Err(error.clone())));
     }
 }

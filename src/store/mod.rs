@@ -34,6 +34,8 @@ mod retention;
 mod space;
 mod tables;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod wear;
 mod writer;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Error;
-use super::kv::{Effects, Reactions};
 use super::changes::Changes;
+use super::kv::{Effects, Reactions};
 use super::log::EncodedRecord;
 use crate::model::{DeadLetter, Row};
 
@@ -37,12 +37,27 @@ pub enum End {
 }
 
 pub(crate) enum Command {
-    Enqueue { row: Arc<Row>, claimed: bool, reply: Reply },
+    Enqueue {
+        row: Arc<Row>,
+        claimed: bool,
+        reply: Reply,
+    },
     EnqueueRelaxed(Arc<Row>),
-    Claim { ids: Vec<Uuid>, reply: Reply },
-    Settle { id: Uuid, end: End, effects: Option<Box<Accepted>>, told: Option<Reply> },
+    Claim {
+        ids: Vec<Uuid>,
+        reply: Reply,
+    },
+    Settle {
+        id: Uuid,
+        end: End,
+        effects: Option<Box<Accepted>>,
+        told: Option<Reply>,
+    },
     /// Changes of values that no run made.
-    Apply { effects: Box<Accepted>, told: Reply },
+    Apply {
+        effects: Box<Accepted>,
+        told: Reply,
+    },
     Change(Change),
     Settled(Reply),
     Probe(Reply),
@@ -80,10 +95,7 @@ impl Command {
                 record + effects.as_ref().map_or(0, |effects| effects.weight())
             }
             Command::Apply { effects, .. } => effects.weight(),
-            Command::Claim { .. }
-            | Command::Change(_)
-            | Command::Settled(_)
-            | Command::Probe(_) => 0,
+            Command::Claim { .. } | Command::Change(_) | Command::Settled(_) | Command::Probe(_) => 0,
         }
     }
 
@@ -107,7 +119,9 @@ impl Command {
         match self {
             Command::Enqueue { reply, .. } | Command::Claim { reply, .. } => reply(Err(error.clone())),
             Command::Settled(reply) | Command::Probe(reply) => reply(Err(error.clone())),
-            Command::Settle { told: Some(told), .. } | Command::Apply { told, .. } => told(Err(error.clone())),
+            Command::Settle { told: Some(told), .. } | Command::Apply { told, .. } => {
+                told(Err(error.clone()))
+            }
             // The closure holds whom to tell; its reply is dropped with it, which the waiter sees.
             Command::Change(_) | Command::EnqueueRelaxed(_) | Command::Settle { told: None, .. } => {}
         }

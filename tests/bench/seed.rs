@@ -163,6 +163,8 @@ fn settings(dir: &Path) -> store::Settings {
         dead_letters_alert_at: 0,
         versions_bytes_max: u64::MAX,
         versions_age_max: Duration::MAX,
+        kv_bytes_max: u64::MAX,
+        timeout_async: Duration::from_secs(30),
         space: store::Bounds::default(),
     }
 }

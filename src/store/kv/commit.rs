@@ -69,11 +69,7 @@ impl Store {
         self.accept(effects, |effects| Command::Apply { effects, told: Box::new(told) })
     }
 
-    fn accept(
-        &self,
-        effects: Effects,
-        post: impl FnOnce(Box<Accepted>) -> Command,
-    ) -> Result<(), Refused> {
+    fn accept(&self, effects: Effects, post: impl FnOnce(Box<Accepted>) -> Command) -> Result<(), Refused> {
         let shared = &self.shared;
         let reactions = shared.reactions();
         let queued = count_rows(&effects, &reactions);
@@ -149,7 +145,10 @@ impl Store {
 
 /// Rows that this leads to, those of triggers included.
 fn count_rows(effects: &Effects, reactions: &Reactions) -> u64 {
-    let of_triggers =
-        effects.changes.iter().map(|change| reactions.to_change(effects.app_id, change).count()).sum::<usize>();
+    let of_triggers = effects
+        .changes
+        .iter()
+        .map(|change| reactions.to_change(effects.app_id, change).count())
+        .sum::<usize>();
     u64::try_from(effects.rows.len() + of_triggers).unwrap_or(u64::MAX)
 }
