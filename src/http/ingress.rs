@@ -274,5 +274,9 @@ fn row(
         redriven_from: None,
         age_ms: 0,
         wait_ms: 0,
+        trigger_id: None,
+        event: None,
+        attempts_max: None,
+        unique: None,
     }
 }

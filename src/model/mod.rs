@@ -5,6 +5,7 @@
 
 mod apps;
 mod host;
+mod kv;
 mod name;
 mod path;
 mod record;
@@ -14,11 +15,13 @@ mod sandbox;
 #[cfg(test)]
 pub(crate) mod testing;
 mod time;
+mod trigger;
 
 pub use apps::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version,
 };
 pub use host::{Host, HostPattern};
+pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix};
 pub use name::{Invalid, Name, RouteMethod, SOURCE_BYTES_MAX, ScriptSource, Slug};
 pub use path::{PathPattern, decode_param, normalise_path};
 pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine};
@@ -26,3 +29,4 @@ pub use request::{BODY_BYTES_MAX, Body, Request};
 pub use row::{InboxId, Kind, Row};
 pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
 pub use time::UnixMs;
+pub use trigger::{CatchUp, Overlap, Trigger, TriggerOn};

@@ -1,5 +1,6 @@
 //! A row of the outbox: work that was accepted and has not ended.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -17,6 +18,16 @@ pub enum Kind {
     Http,
     /// An operator's re-drive of a dead letter keeps its kind; this is work begun over the management API.
     Admin,
+    /// A change of a KV value.
+    Kv,
+    /// A tick of a schedule.
+    Cron,
+    /// A message of a queue, or a run that a script began.
+    Queue,
+    /// Another row's death.
+    DeadLetter,
+    /// The start of the daemon.
+    Startup,
 }
 
 impl Kind {
@@ -25,6 +36,11 @@ impl Kind {
         match self {
             Kind::Http => "http",
             Kind::Admin => "admin",
+            Kind::Kv => "kv",
+            Kind::Cron => "cron",
+            Kind::Queue => "queue",
+            Kind::DeadLetter => "dead_letter",
+            Kind::Startup => "startup",
         }
     }
 }
@@ -77,6 +93,14 @@ pub struct Row {
     pub age_ms: u64,
     /// How long it was to wait when this was written, in milliseconds. No clock makes it wait longer than that.
     pub wait_ms: u64,
+    /// The trigger that made it, if one did.
+    pub trigger_id: Option<Uuid>,
+    /// What happened, as a JSON object: `ctx.event`. The payload of a message is the request's body.
+    pub event: Option<Bytes>,
+    /// Attempts in all, where it says so itself.
+    pub attempts_max: Option<u16>,
+    /// While it is not over, no other row of the app has the same.
+    pub unique: Option<String>,
 }
 
 impl Row {
@@ -93,6 +117,7 @@ impl Row {
     /// About how many bytes this holds.
     pub fn weight(&self) -> usize {
         let history = self.history.iter().map(|attempt| attempt.error.len() + 64).sum::<usize>();
-        256 + self.script_name.len() + history + self.request.weight()
+        let event = self.event.as_ref().map_or(0, Bytes::len);
+        256 + self.script_name.len() + history + event + self.request.weight()
     }
 }

@@ -38,5 +38,9 @@ pub(crate) fn row() -> Row {
         redriven_from: None,
         age_ms: 0,
         wait_ms: 0,
+        trigger_id: None,
+        event: None,
+        attempts_max: None,
+        unique: None,
     }
 }

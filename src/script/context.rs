@@ -85,7 +85,7 @@ pub(super) fn request(row: &Row) -> Result<Map, Stop> {
 }
 
 /// `ctx` for a row, but for its `request`.
-pub(super) fn ctx(row: &Row) -> Map {
+pub(super) fn ctx(row: &Row) -> Result<Map, Stop> {
     let principal = row.principal.as_ref().map_or(Dynamic::UNIT, |principal| {
         let mut map = Map::new();
         map.insert("id".into(), principal.key_id.to_string().into());
@@ -104,8 +104,21 @@ pub(super) fn ctx(row: &Row) -> Map {
     map.insert("root_execution_id".into(), row.root_execution_id.to_string().into());
     map.insert("is_dead_letter_handler".into(), handles_dead_letters(row.kind).into());
     map.insert("attempt".into(), i64::from(row.attempt()).into());
-    map.insert("event".into(), Dynamic::UNIT);
-    map
+    map.insert("event".into(), event(row)?);
+    Ok(map)
+}
+
+/// What happened. A message's payload is not kept twice: it is the request's body.
+fn event(row: &Row) -> Result<Dynamic, Stop> {
+    let Some(bytes) = &row.event else { return Ok(Dynamic::UNIT) };
+    let full = |why: convert::ConvertError| Stop::Full(format!("ctx.event: {why}"));
+    let mut event = convert::from_json(bytes).map_err(full)?;
+    if row.kind == Kind::Queue
+        && let Ok(mut map) = event.as_map_mut()
+    {
+        map.insert("payload".into(), convert::body(&row.request.body).map_err(full)?);
+    }
+    Ok(event)
 }
 
 /// Refuses a run that added to `ctx` or `request`. The interpreter itself refuses changes of what was there.
@@ -122,7 +135,8 @@ pub(super) fn check_unchanged(scope: &Scope) -> Result<(), Fault> {
 
 fn handles_dead_letters(kind: Kind) -> bool {
     match kind {
-        Kind::Http | Kind::Admin => false,
+        Kind::DeadLetter => true,
+        Kind::Http | Kind::Admin | Kind::Kv | Kind::Cron | Kind::Queue | Kind::Startup => false,
     }
 }
 

@@ -44,6 +44,10 @@ pub(super) fn row() -> Row {
         redriven_from: None,
         age_ms: 0,
         wait_ms: 0,
+        trigger_id: None,
+        event: None,
+        attempts_max: None,
+        unique: None,
     }
 }
 

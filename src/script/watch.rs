@@ -245,7 +245,7 @@ impl Run {
             return Ok(request);
         }
         if self.ctx.is_none() {
-            self.ctx = Some(context::ctx(row));
+            self.ctx = Some(context::ctx(row)?);
         }
         let mut ctx = self.ctx.clone().unwrap_or_default();
         ctx.insert(context::REQUEST.into(), request.into());

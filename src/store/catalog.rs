@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::model::{App, Domain, Key, Route, Script};
+use crate::model::{App, Domain, Key, Route, Script, Trigger};
 
 /// One state of the set-up.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,8 @@ pub struct Catalog {
     pub scripts: Arc<BTreeMap<Uuid, Arc<Script>>>,
     /// Routes.
     pub routes: Arc<BTreeMap<Uuid, Arc<Route>>>,
+    /// Triggers.
+    pub triggers: Arc<BTreeMap<Uuid, Arc<Trigger>>>,
     /// Api keys.
     pub keys: Arc<BTreeMap<Uuid, Arc<Key>>>,
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Error, old};
-use crate::model::{App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Version};
+use crate::model::{App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Trigger, Version};
 
 /// A type that is stored.
 pub(crate) trait Stored: Serialize + DeserializeOwned {
@@ -37,28 +37,39 @@ stored!(
     Version = 1 "script version",
     Route = 1 "route",
     Key = 1 "key",
+    Trigger = 1 "trigger",
     ExecutionRecord<'static> = 1 "execution record",
 );
 
 impl Stored for Row {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
     const WHAT: &'static str = "outbox row";
 
     fn decode_old(version: u8, body: &[u8]) -> Option<postcard::Result<(Row, &[u8])>> {
-        (version == 1)
-            .then(|| postcard::take_from_bytes::<old::RowV1>(body).map(|(row, rest)| (row.into(), rest)))
+        match version {
+            1 => Some(take_old::<old::RowV1, Row>(body)),
+            2 => Some(take_old::<old::RowV2, Row>(body)),
+            _ => None,
+        }
     }
 }
 
 impl Stored for DeadLetter {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
     const WHAT: &'static str = "dead letter";
 
     fn decode_old(version: u8, body: &[u8]) -> Option<postcard::Result<(DeadLetter, &[u8])>> {
-        (version == 1).then(|| {
-            postcard::take_from_bytes::<old::DeadLetterV1>(body).map(|(row, rest)| (row.into(), rest))
-        })
+        match version {
+            1 => Some(take_old::<old::DeadLetterOf<old::RowV1>, DeadLetter>(body)),
+            2 => Some(take_old::<old::DeadLetterOf<old::RowV2>, DeadLetter>(body)),
+            _ => None,
+        }
     }
+}
+
+/// Reads a shape of an earlier release.
+fn take_old<Old: DeserializeOwned, New: From<Old>>(body: &[u8]) -> postcard::Result<(New, &[u8])> {
+    postcard::take_from_bytes::<Old>(body).map(|(old, rest)| (old.into(), rest))
 }
 
 /// Writes `value` as it is stored today.
@@ -120,7 +131,7 @@ mod tests {
                 reply_to: reply.map(InboxId), request, principal: key.map(|key| Principal { key_id: Uuid::from_u128(key), name: "k".into() }),
                 trigger_depth: 0, root_execution_id: Uuid::from_u128(id), attempts, crashes: 0, due_at: UnixMs(at), accepted_at: UnixMs(at),
                 pinned_version: pinned, history: vec![Attempt { at: UnixMs(at), status: Ended::Timeout, error }], redriven_from: None,
-                age_ms: 7, wait_ms: 9,
+                age_ms: 7, wait_ms: 9, trigger_id: key.map(Uuid::from_u128), event: None, attempts_max: None, unique: None,
             }
         }
     }
@@ -132,9 +143,14 @@ mod tests {
         }
 
         #[test]
-        fn rows_of_the_first_release_are_read(row in row()) {
+        fn rows_of_earlier_releases_are_read(row in row()) {
+            let row = Row { trigger_id: None, ..row };
             let mut bytes = encode(&row);
-            // The age and the wait, one byte each, came last.
+            // What triggers brought came last: four empty options, one byte each.
+            bytes.truncate(bytes.len() - 4);
+            bytes[0] = 2;
+            prop_assert_eq!(&decode::<Row>(&bytes).unwrap(), &row);
+            // The age and the wait, one byte each, came before.
             bytes.truncate(bytes.len() - 2);
             bytes[0] = 1;
             let old = decode::<Row>(&bytes).unwrap();
@@ -152,7 +168,7 @@ mod tests {
 
         #[test]
         fn any_bytes_decode_without_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            if let Some(first) = bytes.first_mut() { *first = 1 + *first % 2; }
+            if let Some(first) = bytes.first_mut() { *first = 1 + *first % 3; }
             let _ = decode::<Row>(&bytes);
             let _ = decode::<App>(&bytes);
             let _ = decode::<Domain>(&bytes);
@@ -160,6 +176,7 @@ mod tests {
             let _ = decode::<Version>(&bytes);
             let _ = decode::<Route>(&bytes);
             let _ = decode::<Key>(&bytes);
+            let _ = decode::<Trigger>(&bytes);
             let _ = decode::<ExecutionRecord<'static>>(&bytes);
             let _ = decode::<DeadLetter>(&bytes);
             let _ = decode::<super::super::wear::Wear>(&bytes);

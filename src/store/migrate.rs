@@ -22,7 +22,7 @@ use crate::model::{DeadLetter, Row};
 pub(crate) type Step = fn(&WriteTransaction) -> Result<(), Error>;
 
 /// The first leads from schema 1 to 2, and so on.
-pub(crate) const STEPS: &[Step] = &[rows_know_their_age];
+pub(crate) const STEPS: &[Step] = &[rows_know_their_age, rows_know_their_trigger];
 
 /// The schema this program writes. A file with a greater one is refused.
 #[allow(clippy::as_conversions, reason = "a handful of steps")]
@@ -122,6 +122,14 @@ fn rows_know_their_age(txn: &WriteTransaction) -> Result<(), Error> {
     let mut meta = txn.open_table(META)?;
     meta.insert(META_DEAD_BYTES, letters.to_le_bytes().as_slice())?;
     meta.insert(META_VERSIONS_BYTES, sources.to_le_bytes().as_slice())?;
+    Ok(())
+}
+
+/// 2 to 3: rows carry the trigger that made them. The tables of scripts' values are made with all others.
+fn rows_know_their_trigger(txn: &WriteTransaction) -> Result<(), Error> {
+    rewrite::<Row>(txn, OUTBOX)?;
+    let letters = rewrite::<DeadLetter>(txn, DEAD_LETTERS)?;
+    txn.open_table(META)?.insert(META_DEAD_BYTES, letters.to_le_bytes().as_slice())?;
     Ok(())
 }
 

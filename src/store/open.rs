@@ -20,7 +20,7 @@ use super::migrate::{self, SCHEMA, STEPS};
 use super::retention::{DeadLetters, Sources};
 use super::space::{Bounds, Space};
 use super::tables::{
-    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, OUTBOX, ROUTES, SCRIPTS, TableKey,
+    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, OUTBOX, ROUTES, SCRIPTS, TRIGGERS, TableKey,
     TableVisitor,
 };
 use super::wear::{self, Wear};
@@ -264,6 +264,7 @@ fn latest_id(txn: &WriteTransaction, catalog: &Catalog, tail: &LogTail) -> Resul
         catalog.domains.keys().next_back(),
         catalog.scripts.keys().next_back(),
         catalog.routes.keys().next_back(),
+        catalog.triggers.keys().next_back(),
         catalog.keys.keys().next_back(),
     ];
     Ok(in_catalog.into_iter().flatten().copied().fold(Uuid::from_u128(latest), |latest, id| latest.max(id)))
@@ -275,6 +276,7 @@ fn read_catalog(txn: &WriteTransaction) -> Result<Catalog, Error> {
         domains: read_table(txn, DOMAINS)?,
         scripts: read_table(txn, SCRIPTS)?,
         routes: read_table(txn, ROUTES)?,
+        triggers: read_table(txn, TRIGGERS)?,
         keys: read_table(txn, KEYS)?,
     })
 }

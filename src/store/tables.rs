@@ -20,6 +20,19 @@ pub(crate) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lo
 /// What each block of the log holds, so that a search reads few of them.
 pub(crate) const LOG_INDEX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log_index");
 pub(crate) const DEAD_LETTERS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("dead_letters");
+pub(crate) const TRIGGERS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("triggers");
+/// When each schedule last struck, by trigger: see the ticks.
+pub(crate) const TICKS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("ticks");
+/// Values of scripts, by app and key: see the KV.
+pub(crate) const KV: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("kv");
+/// When values expire, by instant, app and key.
+pub(crate) const KV_EXPIRY: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("kv_expiry");
+/// How much each app keeps in its KV, and its latest commit number.
+pub(crate) const KV_USAGE: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("kv_usage");
+/// The row that has a unique key now, by app and key.
+pub(crate) const UNIQUE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("unique");
+/// Secrets, sealed, by app and name.
+pub(crate) const SECRETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("secrets");
 
 /// In [`META`]: the schema, four bytes, little endian.
 pub(crate) const META_SCHEMA: &str = "schema";
@@ -54,7 +67,14 @@ pub(crate) fn each_table(visitor: &mut impl TableVisitor) -> Result<(), Error> {
     visitor.table(OUTBOX)?;
     visitor.table(LOG)?;
     visitor.table(LOG_INDEX)?;
-    visitor.table(DEAD_LETTERS)
+    visitor.table(DEAD_LETTERS)?;
+    visitor.table(TRIGGERS)?;
+    visitor.table(TICKS)?;
+    visitor.table(KV)?;
+    visitor.table(KV_EXPIRY)?;
+    visitor.table(KV_USAGE)?;
+    visitor.table(UNIQUE)?;
+    visitor.table(SECRETS)
 }
 
 /// A key as bytes outside of the file, in a form that is ours and not that of the database.
@@ -72,6 +92,16 @@ impl TableKey for &'static str {
 
     fn read(bytes: &[u8]) -> Option<&str> {
         std::str::from_utf8(bytes).ok()
+    }
+}
+
+impl TableKey for &'static [u8] {
+    fn write(key: &&[u8]) -> Vec<u8> {
+        key.to_vec()
+    }
+
+    fn read(bytes: &[u8]) -> Option<&[u8]> {
+        Some(bytes)
     }
 }
 

@@ -65,6 +65,7 @@ impl Furniture {
             domains: shelf([(self.domain.id, self.domain)]),
             scripts: shelf([(self.script.id, self.script)]),
             routes: shelf(self.routes.into_iter().map(|route| (route.id, route))),
+            triggers: Arc::default(),
             keys: Arc::default(),
         }
     }
@@ -207,6 +208,10 @@ fn row(script: &Script) -> Row {
         redriven_from: None,
         age_ms: 0,
         wait_ms: 0,
+        trigger_id: None,
+        event: None,
+        attempts_max: None,
+        unique: None,
     }
 }
 

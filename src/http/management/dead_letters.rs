@@ -170,6 +170,8 @@ fn redrive(
             redriven_from: Some(id),
             age_ms: 0,
             wait_ms: 0,
+            // Another message may have its key by now.
+            unique: None,
             ..letter.row
         })
     })

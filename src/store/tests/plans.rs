@@ -282,6 +282,10 @@ impl Plans {
             redriven_from: None,
             age_ms: 0,
             wait_ms: 0,
+            trigger_id: None,
+            event: None,
+            attempts_max: None,
+            unique: None,
         })
     }
 
