@@ -121,6 +121,26 @@ impl Drop for Meter {
     }
 }
 
+/// Does `work` without booking what it allocates and frees: for memory that another thread will free, or has
+/// allocated. Whoever calls this bounds that memory by other means.
+pub fn unbooked<T>(work: impl FnOnce() -> T) -> T {
+    /// Puts the books back, also when the work panics.
+    struct Books {
+        held: i64,
+        peak: i64,
+    }
+    impl Drop for Books {
+        fn drop(&mut self) {
+            TALLY.with(|tally| {
+                tally.held.set(self.held);
+                tally.peak.set(self.peak);
+            });
+        }
+    }
+    let _books = TALLY.with(|tally| Books { held: tally.held.get(), peak: tally.peak.get() });
+    work()
+}
+
 /// Whether this thread holds more than its budget. Asked once per operation of the interpreter.
 #[inline]
 pub fn is_over_budget() -> bool {
@@ -141,6 +161,17 @@ pub fn room() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_unbooked_does_not_count() {
+        let meter = Meter::begin();
+        let kept = unbooked(|| vec![0_u8; 1_000_000]);
+        assert_eq!((meter.net_bytes(), meter.peak_bytes()), (0, 0));
+        unbooked(|| drop(kept));
+        let caught = std::panic::catch_unwind(|| unbooked(|| std::panic::resume_unwind(Box::new(1))));
+        drop(unbooked(|| caught));
+        assert!(meter.net_bytes() < 100, "{}", meter.net_bytes());
+    }
 
     #[test]
     fn counts_what_is_held_and_the_most_that_was() {

@@ -11,6 +11,7 @@ mod bomb_tests;
 mod cache;
 mod context;
 mod convert;
+pub mod egress;
 mod encode;
 mod engine;
 #[cfg(test)]
