@@ -38,3 +38,4 @@ pub use limits::{Ceilings, Limits};
 pub use program::{CompileError, Program, compile};
 pub use response::Response;
 pub use run::{Cancel, Control, Fault, FaultKind, Input, Outcome};
+pub use sdk::{Chapter, Example, ExampleOutcome, Page, reference};
