@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::cache::Programs;
+use super::egress::Messenger;
 use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome};
 use super::{Bench, Ceilings, Limits, Program, stack_bytes};
 use crate::model::{LogLine, Row};
@@ -118,6 +119,7 @@ struct Shared {
     threads: Mutex<Vec<JoinHandle<()>>>,
     programs: Programs,
     store: Store,
+    messenger: Messenger,
     settings: Settings,
     tally: Tally,
     on_leak: LeakHook,
@@ -143,8 +145,13 @@ struct Running {
 }
 
 impl Executor {
-    /// Starts the threads.
-    pub fn start(settings: Settings, store: Store, on_leak: LeakHook) -> std::io::Result<Executor> {
+    /// Starts the threads. Scripts call others by `messenger`.
+    pub fn start(
+        settings: Settings,
+        store: Store,
+        messenger: Messenger,
+        on_leak: LeakHook,
+    ) -> std::io::Result<Executor> {
         let benches = settings.benches.max(2);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -155,6 +162,7 @@ impl Executor {
             threads: Mutex::default(),
             programs: Programs::new(settings.cache_bytes),
             store,
+            messenger,
             settings,
             tally: Tally::default(),
             on_leak,
@@ -356,7 +364,7 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        let mut bench = Bench::new();
+        let mut bench = Bench::equipped(self.shared.messenger.clone());
         let mut last = None;
         while let Some((lane, job)) = self.take(last) {
             self.work(&mut bench, job);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::model::{Body, InboxId, Kind, Principal, Request, Row, UnixMs};
 
-use super::{Bench, Control, Fault, FaultKind, Input, Limits, Outcome, compile, stack_bytes};
+use super::{Bench, Control, Fault, FaultKind, Input, Limits, Outcome, compile, egress, stack_bytes};
 
 /// A row with a bit of everything in it.
 pub(super) fn row() -> Row {
@@ -76,7 +76,13 @@ pub(super) fn run(source: &str) -> Outcome {
 
 /// Runs an example of the reference, on a bench that has what examples may use.
 pub(super) fn run_example(source: &str) -> Outcome {
-    run(source)
+    let source = source.parse().unwrap();
+    on_a_bench(move || {
+        let program = compile(&source).unwrap_or_else(|error| panic!("does not compile: {error}"));
+        let input = Input { row: Arc::new(row()), deadline: Instant::now() + Duration::from_secs(10) };
+        let mut bench = Bench::equipped(egress::testing::messenger());
+        bench.run(&program, input, &Limits::default(), &Control::default())
+    })
 }
 
 /// Asserts that `source` answers 200 with this body.

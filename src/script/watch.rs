@@ -12,6 +12,7 @@ use rhai::{Dynamic, EvalAltResult, Map, NativeCallContext};
 
 use crate::model::Row;
 
+use super::egress::Messenger;
 use super::logs::Logs;
 use super::{Cancel, Control, FaultKind, Input, Limits, alloc, context};
 
@@ -56,6 +57,7 @@ struct Run {
     retry_after: Option<Duration>,
     request: Option<Map>,
     ctx: Option<Map>,
+    messenger: Option<Messenger>,
 }
 
 /// What a run left behind.
@@ -83,8 +85,14 @@ impl Watch {
             retry_after: None,
             request: None,
             ctx: None,
+            messenger: None,
         };
         Watch { operations: AtomicU64::new(0), next_look: AtomicU64::new(0), run: Mutex::new(run) }
+    }
+
+    /// Lets all runs that follow call others.
+    pub(super) fn equip(&self, messenger: Messenger) {
+        self.run().messenger = Some(messenger);
     }
 
     /// Starts over for a new run.
@@ -144,6 +152,26 @@ impl Watch {
     pub(super) fn check(&self, ctx: &NativeCallContext) -> Result<(), Box<EvalAltResult>> {
         let over = self.look(self.operations.load(Ordering::Relaxed));
         if over { Err(ended(ctx)) } else { Ok(()) }
+    }
+
+    /// The same for whoever waits without the interpreter.
+    pub(super) fn is_over(&self) -> bool {
+        self.look(self.operations.load(Ordering::Relaxed))
+    }
+
+    /// When the run is out of time.
+    pub(super) fn deadline(&self) -> Instant {
+        self.run().deadline
+    }
+
+    /// What the run works on, while there is one.
+    pub(super) fn row(&self) -> Option<Arc<Row>> {
+        self.run().row.clone()
+    }
+
+    /// By whom others are called.
+    pub(super) fn messenger(&self) -> Option<Messenger> {
+        self.run().messenger.clone()
     }
 
     /// Ends the run for `stop`, unless it has ended already. The error cannot be caught by the script.

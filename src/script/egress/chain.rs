@@ -11,17 +11,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
 
+use crate::model::Chain;
+
 /// The header's name. Scripts neither send nor see it.
 pub const CHAIN_HEADER: &str = "x-picloud-chain";
-
-/// Where a run stands in its chain of triggers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chain {
-    /// How many triggers and calls led here.
-    pub depth: u16,
-    /// The execution that began it.
-    pub root: Uuid,
-}
 
 /// What chains are signed with; of one process, and gone with it.
 #[derive(Clone)]

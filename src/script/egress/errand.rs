@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use crate::model::BODY_BYTES_MAX;
+use crate::model::{BODY_BYTES_MAX, Chain};
 
-use super::chain::{CHAIN_HEADER, Chain};
+use super::chain::CHAIN_HEADER;
 use super::target::Target;
 use super::{Answer, Error};
 

@@ -47,7 +47,7 @@ impl Lookup {
         let mut allowed = Vec::new();
         for address in found {
             // A mapped address is the IPv4 one in disguise; it is checked and called without.
-            let address = SocketAddr::new(address.ip().to_canonical(), target.port);
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
             match policy::check_address(egress, &target.host, address.ip()) {
                 Ok(()) if allowed.len() < ADDRESSES_MAX && !allowed.contains(&address) => {
                     allowed.push(address)
@@ -92,8 +92,11 @@ mod tests {
     #[track_caller]
     fn check(answers: &[&str], egress: &str, wanted: Result<&[&str], &str>) {
         let found: Vec<SocketAddr> =
-            answers.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 80)).collect();
-        let lookup = Lookup::by(move |_, _| Ok(found.clone()));
+            answers.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 8080)).collect();
+        let lookup = Lookup::by(move |host, port| {
+            assert_eq!((host, port), ("some.host", 8080));
+            Ok(found.clone())
+        });
         let target = Target::parse("http://some.host:8080/").unwrap();
         let got = lookup.allowed(&target, &serde_json::from_str(egress).unwrap());
         match wanted {

@@ -6,6 +6,7 @@
 //! function without one.
 
 mod globals;
+mod http;
 mod kit;
 mod log;
 mod page;
@@ -26,7 +27,7 @@ type Raised = Box<EvalAltResult>;
 
 /// All namespaces, in the order of the reference.
 fn kits(watch: &Arc<Watch>) -> Vec<Kit> {
-    vec![globals::kit(watch), log::kit(watch)]
+    vec![globals::kit(watch), log::kit(watch), http::kit(watch)]
 }
 
 /// Gives an engine all namespaces; their functions answer to `watch`.
