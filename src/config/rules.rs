@@ -87,6 +87,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("outbox.backoff_max_seconds", Number(1, DAY_SECONDS)),
     ("outbox.age_max_seconds", Number(1, 365 * DAY_SECONDS)),
     ("outbox.crashes_max", Number(1, 1000)),
+    ("outbox.trigger_depth_max", Number(1, 1000)),
     ("executions.bytes_max", Number(MIB, ANY)),
     ("executions.age_max_days", Number(1, 36_500)),
     ("dead_letters.rows_max", Number(1, ANY)),

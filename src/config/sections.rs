@@ -228,6 +228,8 @@ pub struct Outbox {
     pub age_max_seconds: u64,
     /// Crashes of the daemon during one row's runs before it is a dead letter.
     pub crashes_max: u16,
+    /// Triggers that may lead from one run to the next; one more is a dead letter.
+    pub trigger_depth_max: u16,
 }
 
 impl Default for Outbox {
@@ -241,6 +243,7 @@ impl Default for Outbox {
             backoff_max_seconds: 600,
             age_max_seconds: 6 * 3600,
             crashes_max: 3,
+            trigger_depth_max: 8,
         }
     }
 }

@@ -122,9 +122,13 @@ impl Bench {
         if let Err(fault) = &mut result {
             fault.retry_after = remains.retry_after;
         }
+        // A run that fails changes nothing.
+        let (view, stands) = (remains.view, result.is_ok());
+        let effects = alloc::outside(|| view.filter(|_| stands)?.into_effects(remains.chain));
         let logs = remains.logs.finish(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX));
         let mut outcome = Outcome {
             result,
+            effects,
             logs,
             operations: remains.operations,
             peak_bytes: meter.peak_bytes(),

@@ -64,7 +64,8 @@ pub(super) fn run_with(source: &str, row: Row, limits: Limits) -> Outcome {
         let program = compile(&source).unwrap_or_else(|error| panic!("does not compile: {error}"));
         let row = Arc::new(row);
         let mut bench = Bench::new();
-        let input = || Input { row: row.clone(), deadline: Instant::now() + Duration::from_secs(10) };
+        let input =
+            || Input { row: row.clone(), deadline: Instant::now() + Duration::from_secs(10), world: None };
         bench.run(&program, input(), &limits, &Control::default())
     })
 }
@@ -79,7 +80,8 @@ pub(super) fn run_example(source: &str) -> Outcome {
     let source = source.parse().unwrap();
     on_a_bench(move || {
         let program = compile(&source).unwrap_or_else(|error| panic!("does not compile: {error}"));
-        let input = Input { row: Arc::new(row()), deadline: Instant::now() + Duration::from_secs(10) };
+        let input =
+            Input { row: Arc::new(row()), deadline: Instant::now() + Duration::from_secs(10), world: None };
         let mut bench = Bench::equipped(egress::testing::messenger());
         bench.run(&program, input, &Limits::default(), &Control::default())
     })

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Error, old};
+use super::{Error, kv, old};
 use crate::model::{App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Trigger, Version};
 
 /// A type that is stored.
@@ -31,6 +31,8 @@ macro_rules! stored {
     };
 }
 stored!(
+    kv::Entry = 1 "kv value",
+    kv::Usage = 1 "kv usage",
     Domain = 1 "domain",
     Script = 1 "script",
     Version = 1 "script version",
