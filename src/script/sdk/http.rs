@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rhai::{Array, Blob, Dynamic, ImmutableString, Map, NativeCallContext};
+use rhai::{Array, Blob, Dynamic, EvalAltResult, ImmutableString, Map, NativeCallContext};
 
 use super::super::convert::{self, ConvertError};
 use super::super::egress::{Answer, Errand, Error};
@@ -182,7 +182,7 @@ fn caller(
     kit: &Kit,
     name: &'static str,
     method: &'static str,
-) -> impl Fn(&NativeCallContext<'_>, &str, Option<Dynamic>, &Map) -> Result<Map, Raised>
+) -> impl Fn(&NativeCallContext<'_>, &str, Option<Dynamic>, &Map) -> Result<Dynamic, Raised>
 + Clone
 + Send
 + Sync
@@ -199,7 +199,7 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn make(&self, method: &str, url: &str, body: Option<Dynamic>, options: &Map) -> Result<Map, Raised> {
+    fn make(&self, method: &str, url: &str, body: Option<Dynamic>, options: &Map) -> Result<Dynamic, Raised> {
         let (Some(messenger), Some(row)) = (self.watch.messenger(), self.watch.row()) else {
             return Err(wrong(self.name, "there is no network here"));
         };
@@ -260,7 +260,7 @@ impl Call<'_> {
         (engine.max_string_size(), engine.max_array_size())
     }
 
-    fn value(&self, answer: &Answer, options: &Map) -> Result<Map, Raised> {
+    fn value(&self, answer: &Answer, options: &Map) -> Result<Dynamic, Raised> {
         let content_type = answer.header("content-type").unwrap_or_default().to_ascii_lowercase();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         let is_packed = answer.header("content-encoding").is_some_and(|coding| coding != "identity");
@@ -284,7 +284,19 @@ impl Call<'_> {
         if wants_json {
             map.insert("json".into(), json);
         }
-        Ok(map)
+        self.fits(map.into())
+    }
+
+    /// What is larger than a script's values may be would end the run; said here, the script can catch it.
+    fn fits(&self, answer: Dynamic) -> Result<Dynamic, Raised> {
+        let Err(why) = self.ctx.engine().ensure_data_size_within_limits(&answer) else { return Ok(answer) };
+        let why = match why.unwrap_inner() {
+            EvalAltResult::ErrorDataTooLarge(what, _) => what.to_lowercase(),
+            other => other.to_string(),
+        };
+        let advice = "leave its JSON out with the option json: false, or raise the script's max_array_items, \
+                      max_map_entries and max_string_bytes";
+        Err(wrong(self.name, format!("the answer is larger than values of this script may be ({why}): {advice}")))
     }
 
     fn body(&self, bytes: &[u8], as_text: Option<&str>) -> Result<Dynamic, Raised> {
