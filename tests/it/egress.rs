@@ -467,7 +467,9 @@ fn certificates_are_checked() {
     fails(&daemon, &format!("http::get(\"https://localhost:{}/\")", other.address.port()), "certificate");
     let plain = TcpListener::bind("127.0.0.1:0").unwrap();
     let clear = plain.local_addr().unwrap().port();
-    thread::spawn(move || plain.incoming().flatten().for_each(|mut socket| drop(socket.write_all(b"HTTP/1.1 400 X\r\n\r\n"))));
+    thread::spawn(move || {
+        plain.incoming().flatten().for_each(|mut socket| drop(socket.write_all(b"HTTP/1.1 400 X\r\n\r\n")))
+    });
     fails(&daemon, &format!("http::get(\"https://localhost:{clear}/\")"), "no TLS with https://localhost");
     let to_tls =
         Peer::new(move |_, out| say(out, 302, &format!("location: https://localhost:{port}/\r\n"), b""));

@@ -296,7 +296,10 @@ impl Call<'_> {
         };
         let advice = "leave its JSON out with the option json: false, or raise the script's max_array_items, \
                       max_map_entries and max_string_bytes";
-        Err(wrong(self.name, format!("the answer is larger than values of this script may be ({why}): {advice}")))
+        Err(wrong(
+            self.name,
+            format!("the answer is larger than values of this script may be ({why}): {advice}"),
+        ))
     }
 
     fn body(&self, bytes: &[u8], as_text: Option<&str>) -> Result<Dynamic, Raised> {

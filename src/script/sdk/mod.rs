@@ -8,8 +8,12 @@
 mod globals;
 mod http;
 mod kit;
+mod kv;
 mod log;
+mod options;
 mod page;
+mod queue;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +31,14 @@ type Raised = Box<EvalAltResult>;
 
 /// All namespaces, in the order of the reference.
 fn kits(watch: &Arc<Watch>) -> Vec<Kit> {
-    vec![globals::kit(watch), log::kit(watch), http::kit(watch)]
+    vec![
+        globals::kit(watch),
+        kv::kit(watch),
+        queue::kit(watch),
+        run::kit(watch),
+        http::kit(watch),
+        log::kit(watch),
+    ]
 }
 
 /// Gives an engine all namespaces; their functions answer to `watch`.
