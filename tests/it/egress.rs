@@ -209,10 +209,10 @@ fn what_is_not_public_is_refused_in_every_spelling() {
         ("get(\"/x\")", "cannot be called: write one like https://"),
         ("get(\"http://nowhere.invalid/\")", "the host nowhere.invalid could not be found"),
         (
-            "get(\"http://a.org/\", #{ timeout: 1 })",
-            "there is no option \"timeout\"; there are headers, query",
+            "get(\"http://a.org/\", #{ timeout_ms: 1 })",
+            "there is no option \"timeout_ms\"; there is headers, query",
         ),
-        ("get(\"http://a.org/\", #{ timeout_ms: 0 })", "timeout_ms must be a whole number, at least 1"),
+        ("get(\"http://a.org/\", #{ timeout: -1 })", "timeout must be 0 to 300 seconds"),
         ("get(\"http://a.org/\", #{ headers: #{ host: \"b\" } })", "header \"host\" cannot be set"),
         ("get(\"http://a.org/\", #{ headers: #{ x: \"a\\r\\nb: c\" } })", "has a value that cannot be sent"),
         ("get(\"http://a.org/\", #{ headers: 7 })", "headers must be a map"),
@@ -400,7 +400,7 @@ fn a_server_that_hangs_holds_nobody() {
     let (daemon, peer) = (open_daemon(), hanging());
     for path in ["/head", "/body"] {
         let url = peer.url(path);
-        fails(&daemon, &format!("http::get({url:?}, #{{ timeout_ms: 100 }})"), "no answer within 1");
+        fails(&daemon, &format!("http::get({url:?}, #{{ timeout: 0.1 }})"), "no answer within 1");
         let script = daemon.script_with(
             &format!("try {{ http::get({url:?}) }} catch {{ 1 }}"),
             json!({ "timeout_seconds": 1 }),
@@ -440,7 +440,7 @@ fn calls_wait_for_a_place() {
     daemon.serve_async("/hang", &format!("http::get({:?})", peer.url("/head")));
     let execution = daemon.accepted("/hang", "");
     until("the call", || (!peer.seen().is_empty()).then_some(()));
-    let call = format!("http::get({:?}, #{{ timeout_ms: 50 }})", good.url("/"));
+    let call = format!("http::get({:?}, #{{ timeout: 0.05 }})", good.url("/"));
     fails(&daemon, &call, "too many calls of this device are under way");
     daemon.done("POST", &format!("/executions/{execution}/cancel"), Value::Null);
     daemon.ended(&execution);

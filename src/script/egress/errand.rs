@@ -14,7 +14,7 @@ use super::{Answer, Error};
 const HEADERS_MAX: usize = 64;
 const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// Most redirects that can be asked for.
-const REDIRECTS_MAX: i64 = 20;
+pub(in crate::script) const REDIRECTS_MAX: i64 = 20;
 
 /// Headers that are the connection's own (RFC 9110 7.6.1), or ours.
 const NOT_SETTABLE: &[&str] = &[

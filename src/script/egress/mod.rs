@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 pub use chain::{CHAIN_HEADER, ChainKey};
 pub(super) use client::Answer;
-pub(super) use errand::Errand;
+pub(super) use errand::{Errand, REDIRECTS_MAX};
 pub use tls::BadRoots;
 
 use crate::model::Egress;
@@ -79,7 +79,7 @@ pub(super) enum Error {
     TooLarge(String),
     /// It took too long.
     #[error(
-        "no answer within {0} ms; the option timeout_ms, at most the time that the run has left, says how long to wait"
+        "no answer within {0} ms; the option timeout says how many seconds to wait, within the time of the run"
     )]
     Timeout(u128),
     /// As many calls as there may be are under way.

@@ -7,14 +7,17 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rhai::{Array, Blob, Dynamic, EvalAltResult, ImmutableString, Map, NativeCallContext};
 
 use super::super::convert::{self, ConvertError};
-use super::super::egress::{Answer, Errand, Error};
+use super::super::egress::{Answer, Errand, Error, REDIRECTS_MAX};
 use super::super::watch::{Stop, Watch};
 use super::super::{alloc, encode};
+use super::options::Options;
 use super::{Kit, Raised, offer, wrong};
-use crate::model::{BODY_BYTES_MAX, Row};
+use crate::model::{BODY_BYTES_MAX, Chain};
 
 /// What the options of a call may say.
-const OPTIONS: &[&str] = &["headers", "query", "body", "timeout_ms", "redirects", "max_bytes", "json"];
+const OPTIONS: &[&str] = &["headers", "query", "body", "timeout", "redirects", "max_bytes", "json"];
+/// Longest `timeout`: as long as a run may take.
+const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// A call may outlast its run by this on paper, so that the end of the run's time is what ends it.
 const BEYOND: Duration = Duration::from_secs(1);
 /// Everything but the unreserved characters of RFC 3986 2.3.
@@ -40,13 +43,13 @@ fn without_body(kit: &mut Kit) {
         /// value if its content type is JSON. A header that came several times is one string with commas, `set-cookie`
         /// an array. A server that cannot be reached is an error that `try` catches.
         ///
-        /// A second argument may say more: `#{ headers: #{}, query: #{}, body, timeout_ms, redirects: 5, max_bytes,
+        /// A second argument may say more: `#{ headers: #{}, query: #{}, body, timeout: 10, redirects: 5, max_bytes,
         /// json: true }`. The query is encoded and appended. Redirects are followed, each under the same rules.
         ///
         /// Limits: only http and https; only public addresses, unless `picloud app update --egress-network` names the
         /// network; if `--egress-allow` names hosts, only these. The body may have 1 MiB (`egress.answer_bytes_max`)
         /// and must fit into a string or a blob of this script; it is never unpacked. All of it takes at most
-        /// `timeout_ms`, and never longer than the run may.
+        /// `timeout` seconds, and never longer than the run may.
         ///
         /// ```rhai
         /// let res = http::get("https://api.example.org/users", #{ query: #{ name: "Ada L." } });
@@ -91,11 +94,11 @@ macro_rules! offer_with_body {
             $(#[doc = $line])+
             $signature,
             move |ctx: NativeCallContext, url: ImmutableString, body: Dynamic| {
-                send(&ctx, &url, Some(body), &Map::new())
+                send(&ctx, &url, Some(&body), &Map::new())
             }
         );
         $kit.also($name, move |ctx: NativeCallContext, url: ImmutableString, body: Dynamic, options: Map| {
-            send_with(&ctx, &url, Some(body), &options)
+            send_with(&ctx, &url, Some(&body), &options)
         });
     };
 }
@@ -112,7 +115,7 @@ fn with_body(kit: &mut Kit) {
         /// Limits: those of `http::get`; 10 MiB of body.
         ///
         /// ```rhai
-        /// let res = http::post("https://api.example.org/users", #{ name: "Ada" }, #{ timeout_ms: 2000 });
+        /// let res = http::post("https://api.example.org/users", #{ name: "Ada" }, #{ timeout: 2.5 });
         /// [res.status, res.json.type, res.json.body] // => [200, "application/json", "{\"name\":\"Ada\"}"]
         /// ```
         "http::post(url, body)"
@@ -182,7 +185,7 @@ fn caller(
     kit: &Kit,
     name: &'static str,
     method: &'static str,
-) -> impl Fn(&NativeCallContext<'_>, &str, Option<Dynamic>, &Map) -> Result<Dynamic, Raised>
+) -> impl Fn(&NativeCallContext<'_>, &str, Option<&Dynamic>, &Map) -> Result<Dynamic, Raised>
 + Clone
 + Send
 + Sync
@@ -198,19 +201,34 @@ struct Call<'a> {
     name: &'static str,
 }
 
+/// What the options ask for, but for what is sent.
+struct Wishes {
+    deadline: Instant,
+    redirects: Option<i64>,
+    bytes_max: usize,
+    json: bool,
+}
+
 impl Call<'_> {
-    fn make(&self, method: &str, url: &str, body: Option<Dynamic>, options: &Map) -> Result<Dynamic, Raised> {
+    fn make(
+        &self,
+        method: &str,
+        url: &str,
+        body: Option<&Dynamic>,
+        options: &Map,
+    ) -> Result<Dynamic, Raised> {
         let (Some(messenger), Some(row)) = (self.watch.messenger(), self.watch.row()) else {
             return Err(wrong(self.name, "there is no network here"));
         };
-        let bytes_max = messenger.answer_bytes_max();
+        let wishes = self.wishes(options, messenger.answer_bytes_max())?;
         // What another thread holds and frees is not booked to this one; its limits bound it.
         let sent = alloc::unbooked(|| {
-            let errand = self.errand(&row, bytes_max, method, url, body.as_ref(), options)?;
+            let body = body.or_else(|| options.get("body"));
+            let errand = errand(row.chain(), method, url, body, options, &wishes)?;
             messenger.send(row.app_id, errand, || self.watch.is_over())
         });
         let made = match &sent {
-            Ok(answer) => self.value(answer, options),
+            Ok(answer) => self.value(answer, wishes.json),
             Err(Error::Over) => self.watch.check(self.ctx).and_then(|()| Err(wrong(self.name, Error::Over))),
             Err(error) => Err(wrong(self.name, error)),
         };
@@ -218,40 +236,19 @@ impl Call<'_> {
         made
     }
 
-    fn errand(
-        &self,
-        row: &Row,
-        bytes_max: usize,
-        method: &str,
-        url: &str,
-        body: Option<&Dynamic>,
-        options: &Map,
-    ) -> Result<Errand, Error> {
-        if let Some(unknown) = options.keys().find(|key| !OPTIONS.contains(&key.as_str())) {
-            let known = OPTIONS.join(", ");
-            return Err(Error::Invalid(format!("there is no option {unknown:?}; there are {known}")));
-        }
-        let bytes_max = number(options, "max_bytes", 1, i64::MAX)?
-            .map_or(bytes_max, |wish| usize::try_from(wish).unwrap_or(usize::MAX));
+    fn wishes(&self, options: &Map, bytes_default: usize) -> Result<Wishes, Raised> {
+        let options = Options::of(self.name, options, OPTIONS)?;
+        let end = self.watch.deadline() + BEYOND;
+        let timeout = options.seconds("timeout", TIMEOUT_MAX)?;
+        let bytes = options.int("max_bytes", (1, i64::MAX))?;
+        let bytes = bytes.map_or(bytes_default, |wish| usize::try_from(wish).unwrap_or(usize::MAX));
         let (string, blob) = self.room();
-        let mut deadline = self.watch.deadline() + BEYOND;
-        if let Some(wish) = number(options, "timeout_ms", 1, 300_000)? {
-            deadline = deadline.min(Instant::now() + Duration::from_millis(u64::try_from(wish).unwrap_or(0)));
-        }
-        let url = with_query(url, options)?;
-        let bytes_max = bytes_max.min(string.max(blob));
-        let mut errand = Errand::new(method, &url, row.chain(), bytes_max, deadline)?;
-        if let Some(wish) = number(options, "redirects", i64::MIN, i64::MAX)? {
-            errand.redirects(wish)?;
-        }
-        for (name, value) in &*map(options, "headers")? {
-            errand.header(name, &text(&format!("header {name:?}"), value)?)?;
-        }
-        if let Some(value) = body.or_else(|| options.get("body")).filter(|value| !value.is_unit()) {
-            let (bytes, content_type) = sent(value)?;
-            errand.body(bytes, content_type)?;
-        }
-        Ok(errand)
+        Ok(Wishes {
+            deadline: timeout.map_or(end, |timeout| end.min(Instant::now() + timeout)),
+            redirects: options.int("redirects", (0, REDIRECTS_MAX))?,
+            bytes_max: bytes.min(string.max(blob)),
+            json: options.flag("json")?.unwrap_or(true),
+        })
     }
 
     /// The longest string and the longest blob of this run, in bytes.
@@ -260,13 +257,12 @@ impl Call<'_> {
         (engine.max_string_size(), engine.max_array_size())
     }
 
-    fn value(&self, answer: &Answer, options: &Map) -> Result<Dynamic, Raised> {
+    fn value(&self, answer: &Answer, wants_json: bool) -> Result<Dynamic, Raised> {
         let content_type = answer.header("content-type").unwrap_or_default().to_ascii_lowercase();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         let is_packed = answer.header("content-encoding").is_some_and(|coding| coding != "identity");
         let as_text =
             if is_packed || !is_text(essence) { None } else { std::str::from_utf8(&answer.body).ok() };
-        let wants_json = options.get("json").is_none_or(|wish| wish.as_bool() != Ok(false));
         let mut json = Dynamic::UNIT;
         if wants_json && as_text.is_some() && is_json(essence) {
             json = match convert::from_json(&answer.body) {
@@ -326,11 +322,35 @@ impl Call<'_> {
     }
 }
 
+/// The request, checked.
+fn errand(
+    chain: Chain,
+    method: &str,
+    url: &str,
+    body: Option<&Dynamic>,
+    options: &Map,
+    wishes: &Wishes,
+) -> Result<Errand, Error> {
+    let url = with_query(url, options)?;
+    let mut errand = Errand::new(method, &url, chain, wishes.bytes_max, wishes.deadline)?;
+    if let Some(wish) = wishes.redirects {
+        errand.redirects(wish)?;
+    }
+    for (name, value) in &map(options, "headers")? {
+        errand.header(name, &text(&format!("header {name:?}"), value)?)?;
+    }
+    if let Some(value) = body.filter(|value| !value.is_unit()) {
+        let (bytes, content_type) = sent(value)?;
+        errand.body(bytes, content_type)?;
+    }
+    Ok(errand)
+}
+
 /// The URL with the option `query` appended.
 fn with_query(url: &str, options: &Map) -> Result<String, Error> {
     let query = map(options, "query")?;
     let mut url = url.split('#').next().unwrap_or_default().to_owned();
-    for (name, value) in &*query {
+    for (name, value) in &query {
         let value = text(&format!("query {name:?}"), value)?;
         url.push(if url.contains('?') { '&' } else { '?' });
         url.extend(utf8_percent_encode(name, COMPONENT));
@@ -353,19 +373,10 @@ fn sent(value: &Dynamic) -> Result<(Vec<u8>, &'static str), Error> {
     Ok((json, "application/json"))
 }
 
-/// An option that is a number within bounds.
-fn number(options: &Map, name: &str, min: i64, max: i64) -> Result<Option<i64>, Error> {
-    let Some(value) = options.get(name) else { return Ok(None) };
-    let number = value.as_int().ok().filter(|number| (min..=max).contains(number));
-    let most = if max == i64::MAX { String::new() } else { format!(", at most {max}") };
-    let bad = || Error::Invalid(format!("{name} must be a whole number, at least {min}{most}"));
-    number.ok_or_else(bad).map(Some)
-}
-
-/// An option that is a map; an empty one if it is not there.
-fn map<'a>(options: &'a Map, name: &str) -> Result<std::borrow::Cow<'a, Map>, Error> {
-    let Some(value) = options.get(name) else { return Ok(std::borrow::Cow::Owned(Map::new())) };
-    let map = value.as_map_ref().map(|map| std::borrow::Cow::Owned(map.clone()));
+/// A copy of an option that is a map; an empty one if it is not there.
+fn map(options: &Map, name: &str) -> Result<Map, Error> {
+    let Some(value) = options.get(name).filter(|value| !value.is_unit()) else { return Ok(Map::new()) };
+    let map = value.as_map_ref().map(|map| map.clone());
     map.map_err(|kind| Error::Invalid(format!("{name} must be a map, not {kind}")))
 }
 
