@@ -415,6 +415,7 @@ fn a_server_that_hangs_holds_nobody() {
         daemon.done("POST", &format!("/executions/{execution}/cancel"), Value::Null);
         let end = daemon.ended(&execution);
         assert!(end["error"].as_str().unwrap().contains("cancelled"), "{end:#}");
+        assert_eq!(end["script_logs"], json!([]), "it left memory behind");
     }
 }
 

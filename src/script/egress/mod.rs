@@ -18,6 +18,8 @@ mod resolve;
 mod target;
 #[cfg(test)]
 pub(super) mod testing;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::fmt;
