@@ -19,9 +19,12 @@ use super::{Error, policy};
 /// Most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
+/// What answers for a host and a port.
+type Ask = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
 /// Looks a host and a port up.
 #[derive(Clone)]
-pub(super) struct Lookup(Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>);
+pub(super) struct Lookup(Arc<Ask>);
 
 impl Lookup {
     /// By the system: its hosts file, its name servers. Blocks as long as that takes, some ten seconds at worst.
