@@ -222,7 +222,7 @@ impl Call<'_> {
         };
         let wishes = self.wishes(options, messenger.answer_bytes_max())?;
         // What another thread holds and frees is not booked to this one; its limits bound it.
-        let sent = alloc::unbooked(|| {
+        let sent = alloc::outside(|| {
             let body = body.or_else(|| options.get("body"));
             let errand = errand(row.chain(), method, url, body, options, &wishes)?;
             messenger.send(row.app_id, errand, || self.watch.is_over())
@@ -232,7 +232,7 @@ impl Call<'_> {
             Err(Error::Over) => self.watch.check(self.ctx).and_then(|()| Err(wrong(self.name, Error::Over))),
             Err(error) => Err(wrong(self.name, error)),
         };
-        alloc::unbooked(|| drop(sent));
+        alloc::outside(|| drop(sent));
         made
     }
 
