@@ -1,7 +1,7 @@
 //! `picloud app`.
 
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::args::Limit;
 use super::error::Error;
@@ -27,11 +27,32 @@ pub(super) enum Verb {
         /// Its slug or id
         app: String,
     },
+    /// Change an app: its names, and what its scripts may call
+    Update(Update),
     /// Remove an app and all that belongs to it
     Rm {
         /// Its slug or id
         app: String,
     },
+}
+
+/// What is to be changed of an app.
+#[derive(Debug, clap::Args)]
+pub(super) struct Update {
+    /// Its slug or id
+    app: String,
+    /// A new slug
+    #[arg(long)]
+    slug: Option<String>,
+    /// A new name for people
+    #[arg(long)]
+    name: Option<String>,
+    /// Hosts that scripts may call, like api.example.org, *.example.org:443; `any` for every public one, `none`
+    #[arg(long, value_name = "HOST,..", value_delimiter = ',')]
+    egress_allow: Vec<String>,
+    /// Networks that scripts may call though they are not public, like 192.168.1.0/24; or `none`
+    #[arg(long, value_name = "NETWORK,..", value_delimiter = ',')]
+    egress_network: Vec<String>,
 }
 
 const COLUMNS: &[Column] = &[
@@ -57,6 +78,50 @@ pub(super) fn run(session: &mut Session<'_>, verb: Verb) -> Result<(), Error> {
             let value = session.client.get(&app_path(&app), &app_name(&app))?;
             session.object(&value, &["slug", "name", "id"])
         }
+        Verb::Update(update) => {
+            let (path, what) = (app_path(&update.app), app_name(&update.app));
+            let body = update.patch(session)?;
+            let app = session.client.patch(&path, &body, &what)?;
+            session.told(format_args!("updated {what}"), &app)
+        }
         Verb::Rm { app } => session.remove(&app_path(&app), &app_name(&app)),
+    }
+}
+
+impl Update {
+    /// The fields that change. What scripts may call is one field, so the part that stays is asked for.
+    fn patch(self, session: &Session<'_>) -> Result<Value, Error> {
+        let mut patch = Map::new();
+        for (field, value) in [("slug", self.slug), ("name", self.name)] {
+            patch.extend(value.map(|value| (field.to_owned(), value.into())));
+        }
+        let allow = match self.egress_allow.as_slice() {
+            [] => None,
+            [one] if one == "any" => Some(Value::Null),
+            hosts => Some(listed(hosts)),
+        };
+        let networks = Some(self.egress_network.as_slice()).filter(|list| !list.is_empty()).map(listed);
+        if allow.is_some() || networks.is_some() {
+            let app = session.client.get(&app_path(&self.app), &app_name(&self.app))?;
+            let mut egress = app["egress"].clone();
+            for (field, value) in [("allow", allow), ("networks", networks)] {
+                if let Some(value) = value {
+                    egress[field] = value;
+                }
+            }
+            patch.insert("egress".to_owned(), egress);
+        }
+        if patch.is_empty() {
+            return Err(Error::Usage("nothing to change: see `picloud app update --help`".to_owned()));
+        }
+        Ok(patch.into())
+    }
+}
+
+/// The list that was given; the word `none` is the empty one.
+fn listed(given: &[String]) -> Value {
+    match given {
+        [one] if one == "none" => json!([]),
+        list => json!(list),
     }
 }

@@ -73,6 +73,11 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("scripts.ceilings.max_map_entries", Number(1, ANY)),
     // A script thread's stack is sized for 64 levels; deeper calls would overflow it and abort the process.
     ("scripts.ceilings.max_call_levels", Number(1, 64)),
+    // Each is a thread with buffers of some 300 KiB, besides its bodies.
+    ("egress.calls_max", Number(1, 1000)),
+    ("egress.answer_bytes_max", Number(1, 64 * MIB)),
+    ("egress.connect_timeout_seconds", Number(1, 300)),
+    ("egress.ca_file", MaybePath),
     ("outbox.rows_max", Number(1, ANY)),
     // A row may carry a body of 10 MiB, and must fit.
     ("outbox.bytes_max", Number(16 * MIB, ANY)),

@@ -19,6 +19,8 @@ pub struct Config {
     pub management: Management,
     /// How scripts run.
     pub scripts: Scripts,
+    /// What scripts call.
+    pub egress: Egress,
     /// Accepted work that has not ended.
     pub outbox: Outbox,
     /// The execution log.
@@ -177,6 +179,31 @@ impl Default for Limits {
             max_array_items: 10_000,
             max_map_entries: 5_000,
             max_call_levels: 32,
+        }
+    }
+}
+
+/// What scripts call. Whom they may call is each app's to say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Egress {
+    /// Calls under way at once, of all scripts; further ones wait.
+    pub calls_max: usize,
+    /// Bytes of an answer's body, where the script asks for no other bound.
+    pub answer_bytes_max: usize,
+    /// Seconds that reaching one server may take, TLS included.
+    pub connect_timeout_seconds: u64,
+    /// A PEM file of certificate authorities besides the public ones; empty = none.
+    pub ca_file: PathBuf,
+}
+
+impl Default for Egress {
+    fn default() -> Egress {
+        Egress {
+            calls_max: 16,
+            answer_bytes_max: 1024 * 1024,
+            connect_timeout_seconds: 10,
+            ca_file: PathBuf::new(),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
 use crate::dispatch::Dispatch;
 use crate::model::UnixMs;
+use crate::script::ChainKey;
 use crate::store::backup::Trial;
 use crate::store::{Catalog, Store};
 
@@ -34,6 +35,8 @@ pub struct Settings {
     pub access_log: bool,
     /// The key from the daemon's environment.
     pub device_key: Option<String>,
+    /// What calls of this device's own scripts are signed with.
+    pub chain_key: ChainKey,
 }
 
 /// The route table that requests are held against, swapped whole when the set-up changes.
@@ -75,7 +78,7 @@ impl Server {
         custody: Custody,
     ) -> Server {
         let auth = Auth::new(settings.device_key.as_deref());
-        let reception = Reception::new(dispatch.clone(), auth.clone(), settings.ingress);
+        let reception = Reception::new(dispatch.clone(), auth.clone(), settings.ingress, settings.chain_key);
         let trial = custody.trial.clone();
         let office = Office {
             store,

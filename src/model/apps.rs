@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{HostPattern, Name, PathPattern, RouteMethod, Sandbox, ScriptSource, Slug, UnixMs};
+use super::{Egress, HostPattern, Name, PathPattern, RouteMethod, Sandbox, ScriptSource, Slug, UnixMs};
 
 /// An owner of scripts, routes and domains.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +14,8 @@ pub struct App {
     pub slug: Slug,
     /// For people.
     pub name: Name,
+    /// What its scripts may call.
+    pub egress: Egress,
     /// When it was made.
     pub created_at: UnixMs,
     /// When it last changed.

@@ -4,6 +4,7 @@
 //! only be built valid. Every other room uses this one, and it uses none of them.
 
 mod apps;
+mod egress;
 mod host;
 mod kv;
 mod name;
@@ -20,6 +21,7 @@ mod trigger;
 pub use apps::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version,
 };
+pub use egress::{Egress, HostRule, Network};
 pub use host::{Host, HostPattern};
 pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix};
 pub use name::{Invalid, Name, RouteMethod, SOURCE_BYTES_MAX, ScriptSource, Slug};

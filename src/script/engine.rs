@@ -15,6 +15,7 @@ use crate::model::{Body, Row};
 
 use super::alloc::{self, Meter};
 use super::context::{self, CTX, REQUEST};
+use super::egress::Messenger;
 use super::watch::{Remains, Watch};
 use super::{
     Control, Fault, FaultKind, Input, Limits, Outcome, Program, Response, faults, guards, program, sdk,
@@ -46,6 +47,13 @@ impl Bench {
         keep_panics_quiet();
         let watch = Arc::new(Watch::new());
         Bench { engine: build(&watch), watch }
+    }
+
+    /// A bench whose scripts may call others.
+    pub(super) fn equipped(messenger: Messenger) -> Bench {
+        let bench = Bench::new();
+        bench.watch.equip(messenger);
+        bench
     }
 
     /// Runs a program to its end, whatever that is. Never panics, and returns soon after the deadline.

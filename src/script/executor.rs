@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::egress::Messenger;
 use super::library::{Library, Resolved};
 use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome, World};
 use super::{Bench, Ceilings, Limits, stack_bytes};
@@ -132,6 +133,7 @@ struct Shared {
     desks: Vec<Mutex<Option<Running>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     world: Arc<World>,
+    messenger: Messenger,
     settings: Settings,
     tally: Tally,
     on_leak: LeakHook,
@@ -157,8 +159,13 @@ struct Running {
 }
 
 impl Executor {
-    /// Starts the threads.
-    pub fn start(settings: Settings, store: Store, on_leak: LeakHook) -> std::io::Result<Executor> {
+    /// Starts the threads. Scripts call others by `messenger`.
+    pub fn start(
+        settings: Settings,
+        store: Store,
+        messenger: Messenger,
+        on_leak: LeakHook,
+    ) -> std::io::Result<Executor> {
         let benches = settings.benches.max(2);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -172,6 +179,7 @@ impl Executor {
                 timeout_async: settings.timeout_async,
                 store,
             }),
+            messenger,
             settings,
             tally: Tally::default(),
             on_leak,
@@ -378,7 +386,7 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        let mut bench = Bench::new();
+        let mut bench = Bench::equipped(self.shared.messenger.clone());
         let mut last = None;
         while let Some((lane, job)) = self.take(last) {
             self.work(&mut bench, job);

@@ -1,7 +1,7 @@
 //! The workshop: compiles scripts and runs them, each within its budgets, and hands back what came of it.
 //!
 //! Synchronous. A run gets plain values ([`Input`], [`Limits`], [`Control`]) and gives a plain [`Outcome`]; it never
-//! touches the store, the network or a status code. Whatever a script does ends here as a value: a loop, a bomb of
+//! touches the network or a status code but by the messenger of [`egress`]. Whatever a script does ends here as a value: a loop, a bomb of
 //! strings, a panic of native code. `rhai` is named in this room only. The executor runs benches on its own threads;
 //! the management API compiles what it stores.
 
@@ -11,6 +11,7 @@ mod bomb_tests;
 mod cache;
 mod context;
 mod convert;
+mod egress;
 mod encode;
 mod engine;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod watch;
 
 pub use cache::{PROGRAM_BYTES_DEFAULT, Programs};
 pub use convert::check_json;
+pub use egress::{BadRoots, CHAIN_HEADER, ChainKey, Messenger, Settings as EgressSettings};
 pub use engine::{Bench, stack_bytes};
 pub use executor::{Executor, Finished, Job, Lane, LeakHook, Settings, Tally, Verdict, WAIT_SLACK};
 pub use library::Library;

@@ -11,7 +11,9 @@ use crate::model::{
 };
 use crate::store;
 
-use super::{Bench, Control, Fault, FaultKind, Input, Library, Limits, Outcome, World, compile, stack_bytes};
+use super::{
+    Bench, Control, Fault, FaultKind, Input, Library, Limits, Outcome, World, compile, egress, stack_bytes,
+};
 
 /// A row with a bit of everything in it.
 pub(super) fn row() -> Row {
@@ -85,7 +87,7 @@ pub(super) fn run_example(source: &str) -> Outcome {
     let world = Some(world());
     on_a_bench(move || {
         let program = compile(&source).unwrap_or_else(|error| panic!("does not compile: {error}"));
-        let mut bench = Bench::new();
+        let mut bench = Bench::equipped(egress::testing::messenger());
         let input = Input { row: row().into(), deadline: Instant::now() + Duration::from_secs(10), world };
         bench.run(&program, input, &Limits::default(), &Control::default())
     })
@@ -106,7 +108,9 @@ pub(super) fn world() -> Arc<World> {
     let store = store::testing::store(&store::testing::settings(), vec![trigger], move |changes| {
         let (created_at, updated_at) = (UnixMs(0), UnixMs(0));
         let (slug, name) = ("examples".parse().unwrap(), "Examples".parse().unwrap());
-        changes.create_app(App { id: app_id, slug, name, created_at, updated_at }).unwrap();
+        changes
+            .create_app(App { id: app_id, slug, name, egress: Default::default(), created_at, updated_at })
+            .unwrap();
         for (id, name, source) in [
             (double, "double", "request.body * 2"),
             (broken, "broken", "kv::set(\"a\", 1); throw \"broken\""),

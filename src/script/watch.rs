@@ -14,6 +14,7 @@ use rhai::{Dynamic, EvalAltResult, Map, NativeCallContext};
 use crate::model::{Chain, Row, UnixMs};
 use crate::store::kv::{Mark, View, ViewError};
 
+use super::egress::Messenger;
 use super::logs::Logs;
 use super::{Cancel, Control, FaultKind, Input, Limits, World, alloc, context};
 
@@ -60,6 +61,7 @@ struct Run {
     ctx: Option<Map>,
     world: Option<Arc<World>>,
     view: Option<View>,
+    messenger: Option<Messenger>,
 }
 
 /// A script that waits for another one in its run.
@@ -108,8 +110,14 @@ impl Watch {
             ctx: None,
             world: None,
             view: None,
+            messenger: None,
         };
         Watch { operations: AtomicU64::new(0), next_look: AtomicU64::new(0), run: Mutex::new(run) }
+    }
+
+    /// Lets all runs that follow call others.
+    pub(super) fn equip(&self, messenger: Messenger) {
+        self.run().messenger = Some(messenger);
     }
 
     /// Starts over for a new run.
@@ -267,6 +275,16 @@ impl Watch {
     pub(super) fn check(&self, ctx: &NativeCallContext) -> Result<(), Box<EvalAltResult>> {
         let over = self.look(self.operations.load(Ordering::Relaxed));
         if over { Err(ended(ctx)) } else { Ok(()) }
+    }
+
+    /// The same for whoever waits without the interpreter.
+    pub(super) fn is_over(&self) -> bool {
+        self.look(self.operations.load(Ordering::Relaxed))
+    }
+
+    /// By whom others are called.
+    pub(super) fn messenger(&self) -> Option<Messenger> {
+        self.run().messenger.clone()
     }
 
     /// Ends the run for `stop`, unless it has ended already. The error cannot be caught by the script.

@@ -15,6 +15,7 @@ mod signals;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::http::{Custody, Guests, Listener, Server, SystemInfo};
 use crate::model::UnixMs;
+use crate::script::{ChainKey, Messenger};
 use crate::store::backup::{BackupError, Premises, Start, Trial};
 use crate::{dispatch::Dispatch, store};
 pub use offline::{check_backup, restore as restore_offline};
@@ -57,6 +59,14 @@ pub enum Error {
         "scripts left {0} bytes of memory behind, more than scripts.leaked_bytes_max; start PiCloud again, and look for \"left\" in the logs of the scripts"
     )]
     Leak(u64),
+    /// The certificate authorities for calls of scripts are of no use.
+    #[error("egress.ca_file {path} cannot be used: {why}", path = path.display())]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A restore could not go on or back.
     #[error("the restore cannot be finished: {0}")]
     Restore(#[from] BackupError),
@@ -183,7 +193,10 @@ impl<'a> Caretaker<'a> {
         let tell_leak = tell_broken.clone();
         // Nobody listens any more if the house is closing already.
         let on_leak = Box::new(move |bytes| drop(tell_leak.send(Error::Leak(bytes))));
-        let executor = crate::script::Executor::start(parts::executor(config), store.clone(), on_leak)?;
+        let chain_key = ChainKey::new(random_key()?);
+        let messenger = messenger(config, chain_key.clone(), &store)?;
+        let executor =
+            crate::script::Executor::start(parts::executor(config), store.clone(), messenger, on_leak)?;
         let dispatch = Dispatch::new(store.clone(), executor, parts::policy(config), random()?);
         let routes = crate::http::Routes::default();
         startable.start(hooks(&routes, &dispatch, tell_broken))?;
@@ -195,7 +208,7 @@ impl<'a> Caretaker<'a> {
         let custody = parts::custody(config, trial.clone(), tell_reopen);
         let runtime = runtime(config.server.threads)?;
         keep_house(&runtime, config, &custody, &store);
-        let settings = parts::server(config, self.device_key.clone());
+        let settings = parts::server(config, self.device_key.clone(), chain_key);
         let (own, desk) = (guests.clone(), dispatch.clone());
         let server = Server::new(settings, routes, store.clone(), desk, own, info.clone(), custody);
         // Whoever is told that the house is open may also ask it to close.
@@ -350,6 +363,18 @@ pub fn device_key() -> Option<String> {
     };
     let key = from_environment.or_else(credential)?;
     Some(key.trim().to_owned()).filter(|key| !key.is_empty())
+}
+
+fn messenger(config: &Config, key: ChainKey, store: &store::Store) -> Result<Messenger, Error> {
+    let bad = |why: String| Error::Roots { path: config.egress.ca_file.clone(), why };
+    let settings = parts::egress(config).map_err(|error| bad(error.to_string()))?;
+    Messenger::new(settings, key, store.clone()).map_err(|error| bad(error.to_string()))
+}
+
+fn random_key() -> io::Result<[u8; 32]> {
+    let mut bits = [0; 32];
+    getrandom::fill(&mut bits).map_err(io::Error::other)?;
+    Ok(bits)
 }
 
 fn random() -> io::Result<u64> {

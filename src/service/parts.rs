@@ -108,6 +108,18 @@ pub(super) fn executor(config: &Config) -> script::Settings {
     }
 }
 
+/// Fails if the file of certificate authorities cannot be read.
+pub(super) fn egress(config: &Config) -> std::io::Result<script::EgressSettings> {
+    let egress = &config.egress;
+    let given = Some(&egress.ca_file).filter(|path| !path.as_os_str().is_empty());
+    Ok(script::EgressSettings {
+        calls_max: egress.calls_max,
+        answer_bytes_max: egress.answer_bytes_max,
+        connect_time_max: Duration::from_secs(egress.connect_timeout_seconds),
+        roots: given.map(std::fs::read).transpose()?,
+    })
+}
+
 pub(super) fn policy(config: &Config) -> dispatch::Policy {
     let outbox = &config.outbox;
     dispatch::Policy {
@@ -132,7 +144,11 @@ pub(super) fn limits(config: &Config) -> http::Limits {
     }
 }
 
-pub(super) fn server(config: &Config, device_key: Option<String>) -> http::Settings {
+pub(super) fn server(
+    config: &Config,
+    device_key: Option<String>,
+    chain_key: script::ChainKey,
+) -> http::Settings {
     http::Settings {
         ingress: http::IngressSettings {
             timeout_sync: Duration::from_secs(config.scripts.timeout_seconds_sync.into()),
@@ -145,6 +161,7 @@ pub(super) fn server(config: &Config, device_key: Option<String>) -> http::Setti
         page_limit_max: config.management.page_limit_max,
         access_log: config.log.access,
         device_key,
+        chain_key,
     }
 }
 

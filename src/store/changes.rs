@@ -17,8 +17,8 @@ use super::space::Full;
 use super::tables::{APPS, DEAD_LETTERS, DOMAINS, KEYS, OUTBOX, ROUTES, SCRIPTS, VERSIONS};
 use super::{ChangeError, Error, Ids};
 use crate::model::{
-    Access, App, BodyMode, DeadLetter, DispatchMode, Domain, Durability, HostPattern, Key, Name, PathPattern,
-    Route, RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
+    Access, App, BodyMode, DeadLetter, DispatchMode, Domain, Durability, Egress, HostPattern, Key, Name,
+    PathPattern, Route, RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
 };
 
 const APPS_MAX: usize = 1_000;
@@ -47,6 +47,8 @@ pub struct AppPatch {
     pub slug: Option<Slug>,
     /// A new name.
     pub name: Option<Name>,
+    /// What its scripts may call, as a whole.
+    pub egress: Option<Egress>,
 }
 
 /// What a PATCH of a script may change. A source must have been compiled before.
@@ -175,6 +177,7 @@ impl<'a> Changes<'a> {
         let mut app = found(&self.catalog.apps, "app", id)?.as_ref().clone();
         app.slug = patch.slug.unwrap_or(app.slug);
         app.name = patch.name.unwrap_or(app.name);
+        app.egress = patch.egress.unwrap_or(app.egress);
         app.updated_at = now;
         self.check_slug(id, &app.slug)?;
         put(self.txn, &self.kept_bytes, APPS, &mut self.catalog.apps, id, app)

@@ -33,7 +33,6 @@ macro_rules! stored {
 stored!(
     kv::Entry = 1 "kv value",
     kv::Usage = 1 "kv usage",
-    App = 1 "app",
     Domain = 1 "domain",
     Script = 1 "script",
     Version = 1 "script version",
@@ -42,6 +41,15 @@ stored!(
     Trigger = 1 "trigger",
     ExecutionRecord<'static> = 1 "execution record",
 );
+
+impl Stored for App {
+    const VERSION: u8 = 2;
+    const WHAT: &'static str = "app";
+
+    fn decode_old(version: u8, body: &[u8]) -> Option<postcard::Result<(App, &[u8])>> {
+        (version == 1).then(|| take_old::<old::AppV1, App>(body))
+    }
+}
 
 impl Stored for Row {
     const VERSION: u8 = 3;
@@ -108,7 +116,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Attempt, Body, Ended, InboxId, Kind, Principal, Request, UnixMs};
+    use crate::model::{Attempt, Body, Egress, Ended, InboxId, Kind, Principal, Request, UnixMs};
 
     prop_compose! {
         fn request()(
@@ -136,6 +144,25 @@ mod tests {
                 age_ms: 7, wait_ms: 9, trigger_id: key.map(Uuid::from_u128), event: None, attempts_max: None, unique: None,
             }
         }
+    }
+
+    #[test]
+    fn apps_of_the_first_release_are_read() {
+        let (id, slug) = (Uuid::from_u128(7), "home".parse().unwrap());
+        let (name, egress, at) = ("Home".parse().unwrap(), Egress::default(), UnixMs(-3));
+        let app = App { id, slug, name, egress, created_at: at, updated_at: UnixMs(5) };
+        let mut bytes = encode(&app);
+        // Neither a list of hosts nor networks: two bytes, before the two times of one byte each.
+        let end = bytes.len() - 2;
+        bytes.drain(end - 2..end);
+        bytes[0] = 1;
+        assert_eq!(decode::<App>(&bytes).unwrap(), app);
+        let egress = Egress {
+            allow: Some(vec!["*.example.org:443".parse().unwrap()]),
+            networks: vec!["fd00::/8".parse().unwrap()],
+        };
+        let ruled = App { egress, ..app };
+        assert_eq!(decode::<App>(&encode(&ruled)).unwrap(), ruled);
     }
 
     proptest! {

@@ -14,9 +14,9 @@ use super::backup;
 use super::codec::{self, Stored};
 use super::space::Space;
 use super::tables::{
-    DEAD_LETTERS, META, META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES, OUTBOX, VERSIONS,
+    APPS, DEAD_LETTERS, META, META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES, OUTBOX, VERSIONS,
 };
-use crate::model::{DeadLetter, Row};
+use crate::model::{App, DeadLetter, Row};
 
 /// Changes the tables of one schema into those of the next. The bump is not its business.
 pub(crate) type Step = fn(&WriteTransaction) -> Result<(), Error>;
@@ -125,8 +125,9 @@ fn rows_know_their_age(txn: &WriteTransaction) -> Result<(), Error> {
     Ok(())
 }
 
-/// 2 to 3: rows carry the trigger that made them. The tables of scripts' values are made with all others.
+/// 2 to 3: rows carry the trigger that made them, and apps what their scripts may call. The tables of scripts' values are made with all others.
 fn rows_know_their_trigger(txn: &WriteTransaction) -> Result<(), Error> {
+    rewrite::<App>(txn, APPS)?;
     rewrite::<Row>(txn, OUTBOX)?;
     let letters = rewrite::<DeadLetter>(txn, DEAD_LETTERS)?;
     txn.open_table(META)?.insert(META_DEAD_BYTES, letters.to_le_bytes().as_slice())?;

@@ -3,7 +3,26 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::{Attempt, DeadLetter, InboxId, Kind, Principal, Request, Row, UnixMs};
+use crate::model::{
+    App, Attempt, DeadLetter, Egress, InboxId, Kind, Name, Principal, Request, Row, Slug, UnixMs,
+};
+
+/// An app before its calls could be ruled.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AppV1 {
+    id: Uuid,
+    slug: Slug,
+    name: Name,
+    created_at: UnixMs,
+    updated_at: UnixMs,
+}
+
+impl From<AppV1> for App {
+    fn from(old: AppV1) -> App {
+        let AppV1 { id, slug, name, created_at, updated_at } = old;
+        App { id, slug, name, egress: Egress::default(), created_at, updated_at }
+    }
+}
 
 /// A row before schema 2: without its age.
 #[derive(Debug, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use picloud::model::{
-    Access, App, BodyMode, Delivery, DispatchMode, Domain, Durability, Ended, ExecutionRecord, Kind, Request,
-    Route, Row, Sandbox, Script, UnixMs,
+    Access, App, BodyMode, Delivery, DispatchMode, Domain, Durability, Egress, Ended, ExecutionRecord, Kind,
+    Request, Route, Row, Sandbox, Script, UnixMs,
 };
 use picloud::store::{self, Catalog, Changes, End, Hooks, Store};
 use uuid::Uuid;
@@ -37,6 +37,7 @@ impl Furniture {
             id: Uuid::now_v7(),
             slug: format!("app-{number}").parse()?,
             name: format!("App {number}").parse()?,
+            egress: Egress::default(),
             created_at: now,
             updated_at: now,
         };

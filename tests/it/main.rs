@@ -7,6 +7,7 @@
 
 mod harness;
 mod http;
+mod peers;
 
 mod asynchronous;
 mod backups;
@@ -18,6 +19,7 @@ mod connections;
 mod context;
 mod dead_letters;
 mod drain;
+mod egress;
 mod executions;
 mod faults;
 mod first_run;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::input::{Call, page_of};
 use super::{Office, Outcome, not_allowed};
 use crate::http::reply::{self, Refusal};
-use crate::model::{App, Domain, HostPattern, Name, Slug, UnixMs};
+use crate::model::{App, Domain, Egress, HostPattern, Name, Slug, UnixMs};
 use crate::store::AppPatch;
 
 #[derive(Deserialize)]
@@ -17,6 +17,8 @@ use crate::store::AppPatch;
 struct NewApp {
     slug: Slug,
     name: Option<Name>,
+    #[serde(default)]
+    egress: Egress,
 }
 
 #[derive(Deserialize)]
@@ -45,8 +47,14 @@ impl Office {
                     None => new.slug.as_str().parse().map_err(|why| Refusal::invalid("name", why))?,
                 };
                 let now = UnixMs::now();
-                let app =
-                    App { id: self.store.new_id(), slug: new.slug, name, created_at: now, updated_at: now };
+                let app = App {
+                    id: self.store.new_id(),
+                    slug: new.slug,
+                    name,
+                    egress: new.egress,
+                    created_at: now,
+                    updated_at: now,
+                };
                 let app = self.change(move |changes| changes.create_app(app)).await?;
                 Ok(reply::json(StatusCode::CREATED, app.as_ref()))
             }

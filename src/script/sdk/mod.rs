@@ -6,6 +6,7 @@
 //! function without one.
 
 mod globals;
+mod http;
 mod kit;
 mod kv;
 mod log;
@@ -30,7 +31,14 @@ type Raised = Box<EvalAltResult>;
 
 /// All namespaces, in the order of the reference.
 fn kits(watch: &Arc<Watch>) -> Vec<Kit> {
-    vec![globals::kit(watch), kv::kit(watch), queue::kit(watch), run::kit(watch), log::kit(watch)]
+    vec![
+        globals::kit(watch),
+        kv::kit(watch),
+        queue::kit(watch),
+        run::kit(watch),
+        http::kit(watch),
+        log::kit(watch),
+    ]
 }
 
 /// Gives an engine all namespaces; their functions answer to `watch`.

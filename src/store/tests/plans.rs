@@ -13,8 +13,8 @@ use super::life::{Plan, Told, name};
 use super::setup::Op;
 use super::world::{Item, Logged, Shelf, World, stamp_ms};
 use crate::model::{
-    Access, App, Attempt, Body, BodyMode, DeadLetter, Delivery, DispatchMode, Domain, Durability, Ended,
-    ExecutionRecord, InboxId, Key, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
+    Access, App, Attempt, Body, BodyMode, DeadLetter, Delivery, DispatchMode, Domain, Durability, Egress,
+    Ended, ExecutionRecord, InboxId, Key, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
 };
 use crate::store::apply::Ask;
 use crate::store::codec;
@@ -350,6 +350,7 @@ impl Plans {
                 id,
                 slug: format!("app-{number}").parse().unwrap(),
                 name: "An app".parse().unwrap(),
+                egress: Egress::default(),
                 created_at: now,
                 updated_at: now,
             }),

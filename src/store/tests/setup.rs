@@ -44,9 +44,9 @@ impl Op {
     pub(super) fn make(self, desk: &mut Changes<'_>) -> Result<(), ChangeError> {
         match self {
             Op::CreateApp(app) => desk.create_app(app).map(drop),
-            Op::RenameApp { id, slug, name, now } => {
-                desk.update_app(id, AppPatch { slug: Some(slug), name: Some(name) }, now).map(drop)
-            }
+            Op::RenameApp { id, slug, name, now } => desk
+                .update_app(id, AppPatch { slug: Some(slug), name: Some(name), egress: None }, now)
+                .map(drop),
             Op::DeleteApp(id) => desk.delete_app(id),
             Op::CreateDomain(domain) => desk.create_domain(domain).map(drop),
             Op::MoveDomain { id, pattern, now } => desk.update_domain(id, pattern, now).map(drop),
