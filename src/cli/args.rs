@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     apps, backups, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts,
-    serve,
+    secrets, serve,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -66,6 +66,12 @@ pub(super) enum Command {
         /// What to do.
         #[command(subcommand)]
         verb: routes::Verb,
+    },
+    /// Secrets of an app: passwords and tokens that its scripts use
+    Secret {
+        /// What to do.
+        #[command(subcommand)]
+        verb: secrets::Verb,
     },
     /// API keys
     Key {

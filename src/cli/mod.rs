@@ -26,6 +26,7 @@ mod render;
 mod routes;
 mod run;
 mod scripts;
+mod secrets;
 mod serve;
 mod session;
 mod sse;

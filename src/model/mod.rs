@@ -12,6 +12,7 @@ mod record;
 mod request;
 mod row;
 mod sandbox;
+mod secret;
 #[cfg(test)]
 pub(crate) mod testing;
 mod time;
@@ -28,5 +29,6 @@ pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine}
 pub use request::{BODY_BYTES_MAX, Body, Request};
 pub use row::{InboxId, Kind, Row};
 pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
+pub use secret::{SECRET_BYTES_MAX, SECRET_NAME_BYTES_MAX, Secret, SecretName, SecretText};
 pub use time::UnixMs;
 pub use trigger::{CatchUp, Overlap, Trigger, TriggerOn};

@@ -66,11 +66,13 @@ fn shelf(config: &Config) -> backup::Settings {
 pub(super) fn custody(
     config: &Config,
     trial: backup::Trial,
+    sealer: store::Sealer,
     reopen: mpsc::UnboundedSender<()>,
 ) -> http::Custody {
     http::Custody {
         backups: backup::Backups::new(shelf(config)),
         premises: premises(config),
+        sealer,
         trial,
         reopen,
         admin_key: first_run::key_in_file(&config.server.data_dir, Uuid::now_v7(), UnixMs::now())
