@@ -3,6 +3,7 @@
 //! Plain values with their defaults. What is allowed in each stands in `rules`, so every `Config` that was
 //! loaded is within its ranges. 0 for a number of threads means that the machine decides.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub backups: Backups,
     /// The daemon's own log.
     pub log: Log,
+    /// Plain settings that scripts read, by name.
+    pub env: BTreeMap<String, String>,
 }
 
 /// Sockets, connections and the place of the data.
@@ -201,6 +204,8 @@ pub struct Outbox {
     pub age_max_seconds: u64,
     /// Crashes of the daemon during one row's runs before it is a dead letter.
     pub crashes_max: u16,
+    /// Triggers that may lead from one run to the next; one more is a dead letter.
+    pub trigger_depth_max: u16,
 }
 
 impl Default for Outbox {
@@ -214,6 +219,7 @@ impl Default for Outbox {
             backoff_max_seconds: 600,
             age_max_seconds: 6 * 3600,
             crashes_max: 3,
+            trigger_depth_max: 8,
         }
     }
 }

@@ -21,7 +21,7 @@ pub use inbox::{Inbox, Waiter};
 pub use policy::{Next, Policy};
 
 use crate::model::{ExecutionRecord, Row, UnixMs};
-use crate::script::{Executor, Fault, FaultKind, Finished, Job, Lane, Response};
+use crate::script::{Executor, Fault, FaultKind, Finished, Job, Lane, Response, Verdict};
 use crate::store::{self, Recovered, Store};
 use dispatcher::Dispatcher;
 
@@ -55,6 +55,17 @@ impl State {
             State::Retrying => "retrying",
         }
     }
+}
+
+/// How long a caller waits beside its script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// The row is on the card before its script starts, and what that changes before the caller hears of it.
+    Strict,
+    /// What the script changes is on the card before the caller hears of it.
+    Auto,
+    /// Everything rides the next flush.
+    Relaxed,
 }
 
 /// Counters, for metrics.
@@ -113,17 +124,16 @@ impl Dispatch {
         self.inner.store.new_id()
     }
 
-    /// Runs a row that somebody waits for: registers the waiter, then enqueues, then runs. A `strict` row is on
-    /// the card before its script starts.
-    pub fn call(&self, mut row: Row, strict: bool) -> Waiter {
+    /// Runs a row that somebody waits for: registers the waiter, then enqueues, then runs.
+    pub fn call(&self, mut row: Row, promise: Promise) -> Waiter {
         let waiter = self.inner.inbox.register();
         row.reply_to = Some(waiter.id());
         if self.is_behind(&row) {
             return waiter;
         }
         let row = Arc::new(row);
-        if !strict && self.inner.store.enqueue_relaxed(row.clone()) {
-            self.run(Lane::Sync, row);
+        if promise != Promise::Strict && self.inner.store.enqueue_relaxed(row.clone()) {
+            self.run_for(Lane::Sync, row, promise);
             return waiter;
         }
         let this = self.clone();
@@ -169,7 +179,10 @@ impl Dispatch {
     /// Takes rows that are in the outbox already.
     pub fn enqueued(&self, rows: Vec<Arc<Row>>) {
         for row in rows {
-            self.inner.dispatcher.ready(row);
+            match Duration::from_millis(row.wait_ms) {
+                Duration::ZERO => self.inner.dispatcher.ready(row),
+                wait => self.inner.dispatcher.later(row, wait),
+            }
         }
     }
 
@@ -235,8 +248,16 @@ impl Dispatch {
     }
 
     fn run(&self, lane: Lane, row: Arc<Row>) {
-        let guard = Conclusion { dispatch: self.clone(), row: Some(row.clone()) };
-        let done = Box::new(move |finished| guard.conclude(finished));
+        self.run_for(lane, row, Promise::Auto);
+    }
+
+    fn run_for(&self, lane: Lane, row: Arc<Row>, promise: Promise) {
+        let mut conclusion = Conclusion { dispatch: self.clone(), row: Some(row.clone()), promise };
+        if let Some(fault) = self.inner.policy.too_deep(&row) {
+            conclusion.conclude(Finished::refused(fault));
+            return;
+        }
+        let done = Box::new(move |finished| conclusion.conclude(finished));
         self.inner.executor.submit(lane, Job { row, done, queued_at: Instant::now() });
     }
 
@@ -250,12 +271,7 @@ impl Dispatch {
     }
 
     fn not_accepted(&self, row: &Row, error: &store::Error) {
-        let fault = if let Some(reason) = error.refusal() {
-            Fault { reason: Some(reason), ..Fault::new(FaultKind::Overloaded, error.to_string()) }
-        } else {
-            tracing::error!(execution = %row.execution_id, %error, "a row could not be accepted");
-            Fault::new(FaultKind::Platform, "internal error")
-        };
+        let fault = not_taken(error, row);
         if let Some(id) = row.reply_to {
             self.inner.inbox.take(id).deliver(Answer { result: Err(fault) });
         }
@@ -297,13 +313,16 @@ impl Dispatch {
 struct Conclusion {
     dispatch: Dispatch,
     row: Option<Arc<Row>>,
+    promise: Promise,
 }
 
 impl Conclusion {
-    fn conclude(mut self, finished: Finished) {
-        if let Some(row) = self.row.take() {
-            self.dispatch.conclude(&row, finished);
-        }
+    fn conclude(&mut self, finished: Finished) -> Verdict {
+        let Some(row) = self.row.take() else { return Verdict::Ended };
+        let verdict = self.dispatch.conclude(&row, finished, self.promise);
+        // Kept, should the run be lost after all.
+        self.row = (verdict == Verdict::Again).then_some(row);
+        verdict
     }
 }
 
@@ -311,9 +330,18 @@ impl Drop for Conclusion {
     fn drop(&mut self) {
         if let Some(row) = self.row.take() {
             let lost = Fault::new(FaultKind::Platform, "the run was lost");
-            self.dispatch.conclude(&row, Finished::refused(lost));
+            self.dispatch.conclude(&row, Finished::refused(lost), self.promise);
         }
     }
+}
+
+/// The fault for what the store does not take.
+fn not_taken(error: &store::Error, row: &Row) -> Fault {
+    if let Some(reason) = error.refusal() {
+        return Fault { reason: Some(reason), ..Fault::new(FaultKind::Overloaded, error.to_string()) };
+    }
+    tracing::error!(execution = %row.execution_id, %error, "what a row brings could not be accepted");
+    Fault::new(FaultKind::Platform, "internal error")
 }
 
 fn count(counter: &AtomicU64) {

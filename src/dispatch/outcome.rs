@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Answer, Dispatch, Next, count};
+use super::inbox::Receiver;
+use super::{Answer, Dispatch, Next, Promise, count};
 use crate::model::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, Row, UnixMs};
-use crate::script::{Fault, FaultKind, Finished, Response};
+use crate::script::{Fault, FaultKind, Finished, Response, Verdict};
+use crate::store::kv::{Refused, Reply, Settlement};
 use crate::store::{self, End};
 
 /// Bytes of a request's or a response's body that a record keeps.
@@ -19,26 +21,83 @@ const HISTORY_MAX: usize = 50;
 const ERROR_KEPT: usize = 4 * 1024;
 
 impl Dispatch {
-    /// Routes the end of a run.
-    pub(super) fn conclude(&self, row: &Arc<Row>, finished: Finished) {
-        if row.is_sync() { self.conclude_sync(row, finished) } else { self.conclude_async(row, finished) }
+    /// Routes the end of a run. What it changed goes down with it, or the run is made again.
+    pub(super) fn conclude(&self, row: &Arc<Row>, finished: Finished, promise: Promise) -> Verdict {
+        let mut finished = Some(finished);
+        if let Some(effects) = finished.as_mut().and_then(|finished| finished.outcome.effects.take()) {
+            let (taken, mut afterwards) = (&mut finished, None);
+            let settled = self.inner.store.settle_with(row.execution_id, effects, || {
+                let finished = taken.take().expect("the end is taken once, here");
+                let (settlement, tell) = self.settlement(row, finished, promise);
+                afterwards = tell;
+                settlement
+            });
+            let Err(refused) = settled else {
+                afterwards.into_iter().for_each(|tell| tell(Ok(())));
+                self.ended(row);
+                return Verdict::Ended;
+            };
+            let Some(fault) = fault_of(refused, row) else { return Verdict::Again };
+            if let Some(finished) = &mut finished {
+                finished.outcome.result = Err(fault);
+            }
+        }
+        if let Some(finished) = finished {
+            if row.is_sync() { self.conclude_sync(row, finished) } else { self.conclude_async(row, finished) }
+        }
+        Verdict::Ended
+    }
+
+    /// The end of a run whose changes are accepted. Its caller hears of it when they are durable; or, if less was
+    /// promised, as soon as they are posted: then whoever asked for this tells it.
+    fn settlement(
+        &self,
+        row: &Arc<Row>,
+        finished: Finished,
+        promise: Promise,
+    ) -> (Settlement, Option<Reply>) {
+        let Some(id) = row.reply_to else {
+            let end = End::Done(self.count_end(record(row, &finished, Delivery::None, None)));
+            return (Settlement { end, told: None }, None);
+        };
+        let receiver = self.inner.inbox.take(id);
+        let delivery = if receiver.is_there() { Delivery::Delivered } else { Delivery::Abandoned };
+        let end = End::Done(self.count_end(record(row, &finished, delivery, None)));
+        let (this, row) = (self.clone(), row.clone());
+        let tell = move |durable: Result<(), store::Error>| {
+            let result = durable.map_err(|_| Fault::new(FaultKind::Platform, "internal error"));
+            this.answer(&row, receiver, result.and(finished.outcome.result));
+        };
+        let tell: Reply = Box::new(tell);
+        match promise {
+            Promise::Relaxed => (Settlement { end, told: None }, Some(tell)),
+            Promise::Auto | Promise::Strict => (Settlement { end, told: Some(tell) }, None),
+        }
+    }
+
+    /// Gives the dispatcher's place back, if the row had one.
+    fn ended(&self, row: &Row) {
+        // A recovered sync row holds the place of a suspect.
+        if !row.is_sync() || row.crashes > 0 {
+            self.inner.dispatcher.finished(row.execution_id);
+        }
     }
 
     fn conclude_sync(&self, row: &Arc<Row>, finished: Finished) {
-        let receiver = row.reply_to.map(|id| self.inner.inbox.take(id));
-        let there = receiver.as_ref().is_some_and(super::inbox::Receiver::is_there);
+        let Some(id) = row.reply_to else { return };
+        let receiver = self.inner.inbox.take(id);
         if matches!(&finished.outcome.result, Err(fault) if fault.kind == FaultKind::Drain) {
             self.inner.store.settle(row, End::Release);
         } else {
-            let delivery = if there { Delivery::Delivered } else { Delivery::Abandoned };
+            let delivery = if receiver.is_there() { Delivery::Delivered } else { Delivery::Abandoned };
             self.log_end(row, &finished, delivery);
         }
-        // A recovered sync row holds the dispatcher's place of a suspect.
-        if row.crashes > 0 {
-            self.inner.dispatcher.finished(row.execution_id);
-        }
-        let answer = Answer { result: finished.outcome.result };
-        if !receiver.is_some_and(|receiver| receiver.deliver(answer)) {
+        self.ended(row);
+        self.answer(row, receiver, finished.outcome.result);
+    }
+
+    fn answer(&self, row: &Row, receiver: Receiver, result: Result<Response, Fault>) {
+        if !receiver.deliver(Answer { result }) {
             self.inner.inbox.count_abandoned();
             tracing::info!(execution = %row.execution_id, script = %row.script_name, "nobody waited for the answer any more");
         }
@@ -108,6 +167,12 @@ impl Dispatch {
         record: ExecutionRecord,
         end: impl FnOnce(store::EncodedRecord) -> End,
     ) {
+        let encoded = self.count_end(record);
+        self.inner.store.settle(row, end(encoded));
+    }
+
+    /// Counts an end and shows it to those who follow. Gives its record as it is kept.
+    fn count_end(&self, record: ExecutionRecord) -> store::EncodedRecord {
         let slot = match record.status {
             Ended::Success => 0,
             Ended::Error => 1,
@@ -117,11 +182,23 @@ impl Dispatch {
         count(&self.inner.tally.ended[slot]);
         let encoded = store::encode_record(&record);
         let followed = (self.inner.tail.receiver_count() > 0).then(|| encoded.decode());
-        self.inner.store.settle(row, end(encoded));
         if let Some(Ok(record)) = followed {
             // Its readers may leave between the count and the sending.
             let _ = self.inner.tail.send(Arc::new(record));
         }
+        encoded
+    }
+}
+
+/// Why what a run changed was not accepted; `None` if it is to be made again.
+fn fault_of(refused: Refused, row: &Row) -> Option<Fault> {
+    match refused {
+        Refused::Conflict => None,
+        Refused::KvFull(message) => {
+            let reason = Some("kv_full");
+            Some(Fault { permanent: true, reason, ..Fault::new(FaultKind::Runtime, message) })
+        }
+        Refused::Store(error) => Some(super::not_taken(&error, row)),
     }
 }
 
@@ -147,6 +224,8 @@ fn record<'a>(
     let outcome = &finished.outcome;
     let response = outcome.result.as_ref().ok();
     let fault = outcome.result.as_ref().err();
+    let told = |text| outcome.redaction.apply(text);
+    let header = |(name, value)| (name, told(value));
     ExecutionRecord {
         id: row.execution_id,
         app_id: row.app_id,
@@ -156,11 +235,11 @@ fn record<'a>(
         route_id: row.route_id,
         request_id: row.request_id.as_str().into(),
         request_method: row.request.method.as_str().into(),
-        request_path: row.request.path.as_str().into(),
-        request_headers: row.request.headers.iter().map(redacted).collect(),
-        request_body: text(row.request.body.bytes()),
+        request_path: told(row.request.path.as_str().into()),
+        request_headers: row.request.headers.iter().map(redacted).map(header).collect(),
+        request_body: told(text(row.request.body.bytes())),
         response_code: response.map(|response| response.status),
-        response_body: response.map(|response| text(&response.body)),
+        response_body: response.map(|response| told(text(&response.body))),
         script_logs: outcome.logs.as_slice().into(),
         duration_us: micros(outcome.duration),
         status: status(row, response, fault),

@@ -20,6 +20,8 @@ pub struct Policy {
     pub age_max: Duration,
     /// A row that took the process down this often is dead.
     pub crashes_max: u16,
+    /// Triggers that may lead from one to the next.
+    pub depth_max: u16,
 }
 
 /// What happens next to a row.
@@ -44,15 +46,19 @@ impl Policy {
         match fault.kind {
             FaultKind::Drain => return Next::Keep,
             FaultKind::Cancelled => return Next::Drop,
-            FaultKind::Overloaded => return Next::Requeue(self.jitter(self.backoff_base, chance)),
+            FaultKind::Overloaded | FaultKind::Conflict => {
+                return Next::Requeue(self.jitter(self.backoff_base, chance));
+            }
             FaultKind::Gone => return Next::Dead("script_gone"),
             FaultKind::Validation | FaultKind::Operations | FaultKind::Memory => {
                 return Next::Dead("permanent");
             }
-            FaultKind::Runtime if fault.permanent => return Next::Dead("permanent"),
+            FaultKind::Runtime if fault.permanent => {
+                return Next::Dead(fault.reason.unwrap_or("permanent"));
+            }
             FaultKind::Runtime | FaultKind::Timeout | FaultKind::Panic | FaultKind::Platform => {}
         }
-        if row.attempt() >= self.attempts_max {
+        if row.attempt() >= row.attempts_max.unwrap_or(self.attempts_max) {
             return Next::Dead("attempts");
         }
         let wait = fault.retry_after.unwrap_or_else(|| self.jitter(self.backoff(row.attempts), chance));
@@ -60,6 +66,19 @@ impl Policy {
             return Next::Dead("age");
         }
         Next::Retry(wait)
+    }
+
+    /// Why a row does not run although its turn has come: a chain of triggers that is too long.
+    pub fn too_deep(&self, row: &Row) -> Option<Fault> {
+        if row.trigger_depth <= self.depth_max {
+            return None;
+        }
+        let message = format!(
+            "{} triggers led from one run to the next, and {} may (outbox.trigger_depth_max): does a script set off itself?",
+            row.trigger_depth, self.depth_max
+        );
+        let reason = Some("depth_exceeded");
+        Some(Fault { permanent: true, reason, ..Fault::new(FaultKind::Runtime, message) })
     }
 
     /// The wait after the attempt that followed `attempts` earlier ones, before jitter: 2 s x 4^n, capped.
@@ -77,7 +96,7 @@ impl Policy {
     pub fn after_crash(&self, row: &Row) -> Option<&'static str> {
         // A sync row runs once more, and its first crash has been counted.
         let crashes_max = if row.is_sync() { 2 } else { self.crashes_max };
-        let attempted_out = !row.is_sync() && row.attempts >= self.attempts_max;
+        let attempted_out = !row.is_sync() && row.attempts >= row.attempts_max.unwrap_or(self.attempts_max);
         (row.crashes >= crashes_max || attempted_out).then_some("crash")
     }
 }
@@ -96,6 +115,7 @@ pub(crate) mod tests {
         backoff_max: Duration::from_secs(600),
         age_max: Duration::from_secs(6 * 3600),
         crashes_max: 3,
+        depth_max: 8,
     };
 
     fn row(attempts: u16) -> Row {

@@ -15,10 +15,10 @@ use super::auth::Auth;
 use super::body::{self, Larder, Shelf, Unread};
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Match, RouteTable};
-use crate::dispatch::{Dispatch, Waiter};
+use crate::dispatch::{Dispatch, Promise, Waiter};
 use crate::model::{
-    Access, BODY_BYTES_MAX, BodyMode, DispatchMode, Host, Kind, Principal, Request, Route, Row, Script,
-    UnixMs,
+    Access, BODY_BYTES_MAX, BodyMode, DispatchMode, Durability, Host, Kind, Principal, Request, Route, Row,
+    Script, UnixMs,
 };
 use crate::script::WAIT_SLACK;
 
@@ -122,14 +122,18 @@ impl Reception {
         let principal = self.admit(&parts.headers, table, script.access, route.access)?;
         let (bytes, _shelf) = self.read(body).await.map_err(|unread| body_refused(&unread))?;
         let body = body::check(bytes, route.body, &parts.headers).map_err(Refusal::bad_request)?;
-        let strict = route.durability.is_strict_for(parts.method.as_str());
+        let promise = match route.durability {
+            Durability::Relaxed => Promise::Relaxed,
+            durability if durability.is_strict_for(parts.method.as_str()) => Promise::Strict,
+            Durability::Auto | Durability::Strict => Promise::Auto,
+        };
         let request = Request { body, ..request(&parts, found.params, found.rest) };
         let timeout = self.timeout(&script, route.dispatch_mode);
         let row = row(self.dispatch.new_id(), &script, Some(route), request, principal, timeout);
         let execution = row.execution_id;
         served.execution = Some(execution);
         match route.dispatch_mode {
-            DispatchMode::Sync => Ok(wait(self.dispatch.call(row, strict), timeout, execution).await),
+            DispatchMode::Sync => Ok(wait(self.dispatch.call(row, promise), timeout, execution).await),
             DispatchMode::Async => self.accept(row).await,
         }
     }

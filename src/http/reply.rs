@@ -104,7 +104,7 @@ pub(super) fn fault_status(kind: FaultKind) -> StatusCode {
     match kind {
         FaultKind::Validation => StatusCode::UNPROCESSABLE_ENTITY,
         FaultKind::Runtime => StatusCode::BAD_GATEWAY,
-        FaultKind::Overloaded | FaultKind::Drain => StatusCode::SERVICE_UNAVAILABLE,
+        FaultKind::Overloaded | FaultKind::Conflict | FaultKind::Drain => StatusCode::SERVICE_UNAVAILABLE,
         FaultKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
         FaultKind::Operations | FaultKind::Memory => StatusCode::INSUFFICIENT_STORAGE,
         FaultKind::Gone => StatusCode::NOT_FOUND,
@@ -117,6 +117,7 @@ fn fault_reason(kind: FaultKind) -> &'static str {
         FaultKind::Validation => "validation",
         FaultKind::Runtime => "runtime",
         FaultKind::Overloaded => "overloaded",
+        FaultKind::Conflict => "conflict",
         FaultKind::Drain => "stopping",
         FaultKind::Timeout => "timeout",
         FaultKind::Operations => "operations",
@@ -136,6 +137,7 @@ fn is_ours(kind: FaultKind) -> bool {
         | FaultKind::Memory
         | FaultKind::Gone => false,
         FaultKind::Overloaded
+        | FaultKind::Conflict
         | FaultKind::Drain
         | FaultKind::Cancelled
         | FaultKind::Panic
@@ -257,6 +259,7 @@ mod tests {
             (FaultKind::Validation, 422),
             (FaultKind::Runtime, 502),
             (FaultKind::Overloaded, 503),
+            (FaultKind::Conflict, 503),
             (FaultKind::Timeout, 504),
             (FaultKind::Operations, 507),
             (FaultKind::Memory, 507),

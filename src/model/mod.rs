@@ -27,7 +27,7 @@ pub use name::{Invalid, Name, RouteMethod, SOURCE_BYTES_MAX, ScriptSource, Slug}
 pub use path::{PathPattern, decode_param, normalise_path};
 pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine};
 pub use request::{BODY_BYTES_MAX, Body, Request};
-pub use row::{InboxId, Kind, Row};
+pub use row::{Chain, InboxId, Kind, Row};
 pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
 pub use secret::{SECRET_BYTES_MAX, SECRET_NAME_BYTES_MAX, Secret, SecretName, SecretText};
 pub use time::UnixMs;

@@ -103,7 +103,21 @@ pub struct Row {
     pub unique: Option<String>,
 }
 
+/// Where work stands in a chain of triggers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// How many triggers led here.
+    pub depth: u16,
+    /// The execution that began it.
+    pub root: Uuid,
+}
+
 impl Row {
+    /// Its place in its chain.
+    pub fn chain(&self) -> Chain {
+        Chain { depth: self.trigger_depth, root: self.root_execution_id }
+    }
+
     /// Whether a waiter was promised an answer: tried once, never dead-lettered.
     pub fn is_sync(&self) -> bool {
         self.reply_to.is_some()

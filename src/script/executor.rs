@@ -8,7 +8,7 @@
 //! cores: one that works takes the next run anyway when it is done. For runs that take longer, or sleep, one more
 //! bench keeps watch while there is work, and steps in when a run has waited for a moment.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::cache::Programs;
-use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome};
-use super::{Bench, Ceilings, Limits, Program, stack_bytes};
+use super::library::{Library, Resolved};
+use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome, World};
+use super::{Bench, Ceilings, Limits, stack_bytes};
 use crate::model::{LogLine, Row};
-use crate::store::Store;
+use crate::store::{Sealer, Store};
 
 /// A run that waited this long for a working bench gets another one.
 const WATCH: Duration = Duration::from_millis(1);
@@ -30,6 +30,8 @@ const LINGER: Duration = Duration::from_micros(30);
 const WATCH_QUIET: u32 = 20;
 /// After so many sync runs in a row a waiting async run gets its turn.
 const SYNC_TURNS: u32 = 8;
+/// A run whose reads are changed by others is made so often, all in all.
+const RUNS_MAX: u32 = 20;
 /// A caller waits this much longer than its script may run.
 pub const WAIT_SLACK: Duration = Duration::from_secs(2);
 
@@ -60,12 +62,21 @@ impl Finished {
     }
 }
 
+/// What becomes of the end of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It stands.
+    Ended,
+    /// What it read was changed meanwhile: the run is made again.
+    Again,
+}
+
 /// A run to be made.
 pub struct Job {
     /// What to run, and for what.
     pub row: Arc<Row>,
-    /// Told when it ended; called exactly once.
-    pub done: Box<dyn FnOnce(Finished) + Send>,
+    /// Told when it ended; called until it says that it has.
+    pub done: Box<dyn FnMut(Finished) -> Verdict + Send>,
     /// When it began to wait.
     pub queued_at: Instant,
 }
@@ -83,6 +94,10 @@ pub struct Settings {
     pub limits: Limits,
     /// What a script's own overrides may reach.
     pub ceilings: Ceilings,
+    /// Limit of a queued run whose script names none.
+    pub timeout_async: Duration,
+    /// Plain settings for scripts, by name.
+    pub env: BTreeMap<String, String>,
     /// Bytes that all runs together may leave behind before [`LeakHook`] is called.
     pub leaked_bytes_max: u64,
 }
@@ -95,6 +110,8 @@ pub type LeakHook = Box<dyn Fn(u64) + Send + Sync>;
 pub struct Tally {
     /// Runs that ended.
     pub runs: AtomicU64,
+    /// Runs that were made again because what they read was changed meanwhile.
+    pub conflicts: AtomicU64,
     /// Runs refused because the queue was full.
     pub overloaded: AtomicU64,
     /// Bytes that runs left behind: closures that capture themselves are never freed.
@@ -116,8 +133,7 @@ struct Shared {
     cores: usize,
     desks: Vec<Mutex<Option<Running>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    programs: Programs,
-    store: Store,
+    world: Arc<World>,
     settings: Settings,
     tally: Tally,
     on_leak: LeakHook,
@@ -144,7 +160,12 @@ struct Running {
 
 impl Executor {
     /// Starts the threads.
-    pub fn start(settings: Settings, store: Store, on_leak: LeakHook) -> std::io::Result<Executor> {
+    pub fn start(
+        settings: Settings,
+        store: Store,
+        sealer: Sealer,
+        on_leak: LeakHook,
+    ) -> std::io::Result<Executor> {
         let benches = settings.benches.max(2);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -153,8 +174,13 @@ impl Executor {
             cores: thread::available_parallelism().map_or(1, std::num::NonZero::get),
             desks: (0..benches).map(|_| Mutex::new(None)).collect(),
             threads: Mutex::default(),
-            programs: Programs::new(settings.cache_bytes),
-            store,
+            world: Arc::new(World {
+                library: Library::new(store.clone(), settings.cache_bytes, settings.limits.clone()),
+                timeout_async: settings.timeout_async,
+                env: settings.env.clone(),
+                store,
+                sealer,
+            }),
             settings,
             tally: Tally::default(),
             on_leak,
@@ -283,7 +309,12 @@ impl Executor {
 impl Job {
     fn refuse(self, kind: FaultKind, why: &str) {
         let queue_wait = self.queued_at.elapsed();
-        (self.done)(Finished { outcome: Outcome::refused(Fault::new(kind, why)), version: 0, queue_wait });
+        self.end(Finished { outcome: Outcome::refused(Fault::new(kind, why)), version: 0, queue_wait });
+    }
+
+    /// Ends it with what changes nothing, which always stands.
+    fn end(mut self, finished: Finished) {
+        (self.done)(finished);
     }
 }
 
@@ -425,18 +456,17 @@ impl Worker {
         }
     }
 
-    fn work(&self, bench: &mut Bench, job: Job) {
+    fn work(&self, bench: &mut Bench, mut job: Job) {
         let row = job.row.clone();
         let queue_wait = job.queued_at.elapsed();
         let timeout = Duration::from_millis(u64::from(row.timeout_ms));
         if row.is_sync() && queue_wait > timeout + WAIT_SLACK {
             return job.refuse(FaultKind::Timeout, "waited too long for a free bench");
         }
-        let (program, version, limits) = match self.resolve(&row) {
+        let Resolved { program, version, limits } = match self.shared.world.library.of_row(&row) {
             Ok(resolved) => resolved,
             Err(fault) => {
-                let outcome = Outcome::refused(fault);
-                return (job.done)(Finished { outcome, version: 0, queue_wait });
+                return job.end(Finished { version: 0, queue_wait, outcome: Outcome::refused(fault) });
             }
         };
         let control = Control::default();
@@ -444,13 +474,26 @@ impl Worker {
         let running =
             Running { execution: row.execution_id, control: control.clone(), ends_by: deadline + WAIT_SLACK };
         *lock(&self.shared.desks[self.number]) = Some(running);
-        let mut outcome = bench.run(&program, Input { row, deadline }, &limits, &control);
-        *lock(&self.shared.desks[self.number]) = None;
-        self.shared.tally.runs.fetch_add(1, Relaxed);
-        if outcome.leaked_bytes > 0 {
-            self.count_leak(&mut outcome);
+        for run in 0..RUNS_MAX {
+            let world = Some(self.shared.world.clone());
+            let input = Input { row: row.clone(), deadline, world };
+            let mut outcome = bench.run(&program, input, &limits, &control);
+            self.shared.tally.runs.fetch_add(1, Relaxed);
+            if outcome.leaked_bytes > 0 {
+                self.count_leak(&mut outcome);
+            }
+            let stale = matches!(&outcome.result, Err(fault) if fault.kind == FaultKind::Conflict);
+            if !stale && (job.done)(Finished { outcome, version, queue_wait }) == Verdict::Ended {
+                *lock(&self.shared.desks[self.number]) = None;
+                return;
+            }
+            self.shared.tally.conflicts.fetch_add(1, Relaxed);
+            give_way(run);
         }
-        (job.done)(Finished { outcome, version, queue_wait });
+        *lock(&self.shared.desks[self.number]) = None;
+        let message = format!("others changed what this reads, {RUNS_MAX} times in a row");
+        let fault = Fault { reason: Some("conflict"), ..Fault::new(FaultKind::Overloaded, message) };
+        job.end(Finished { outcome: Outcome::refused(fault), version, queue_wait });
     }
 
     /// A run left bytes behind that nothing will free: its author is told, and past a bound the house.
@@ -466,28 +509,13 @@ impl Worker {
             (self.shared.on_leak)(before + bytes);
         }
     }
+}
 
-    /// The compiled program that this row runs now, and its limits.
-    fn resolve(&self, row: &Row) -> Result<(Arc<Program>, u32, Limits), Fault> {
-        let catalog = self.shared.store.catalog();
-        let gone = || Fault::new(FaultKind::Gone, format!("script not found: {}", row.script_id));
-        let script = catalog.scripts.get(&row.script_id).ok_or_else(gone)?;
-        let version = row.pinned_version.unwrap_or(script.active_version);
-        let limits = self.shared.settings.limits.with(&script.sandbox);
-        if let Some(program) = self.shared.programs.find(row.script_id, version) {
-            return Ok((program, version, limits));
-        }
-        let house = |error: crate::store::Error| {
-            tracing::error!(script = %row.script_id, version, %error, "a script could not be read");
-            Fault::new(FaultKind::Platform, "internal error")
-        };
-        let stored = self.shared.store.read().and_then(|snapshot| snapshot.version(row.script_id, version));
-        let stored = stored.map_err(house)?.ok_or_else(gone)?;
-        let program = super::compile(&stored.source)
-            .map_err(|error| Fault::new(FaultKind::Validation, error.to_string()))?;
-        let program = Arc::new(program);
-        self.shared.programs.insert(row.script_id, version, program.clone());
-        Ok((program, version, limits))
+/// Lets those go first who were faster: by each run a little longer, so that somebody always ends.
+fn give_way(runs: u32) {
+    match runs {
+        0..4 => thread::yield_now(),
+        _ => thread::sleep(Duration::from_micros(50 << runs.min(7))),
     }
 }
 

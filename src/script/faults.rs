@@ -55,6 +55,7 @@ fn reason(kind: FaultKind, limits: &Limits, after: Duration) -> String {
         | FaultKind::Runtime
         | FaultKind::Panic
         | FaultKind::Overloaded
+        | FaultKind::Conflict
         | FaultKind::Gone
         | FaultKind::Platform => "the script failed".to_owned(),
     }

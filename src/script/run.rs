@@ -1,12 +1,16 @@
 //! What goes into a run and what comes out: plain types between the executor and the rest of the house.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::model::{Ended, LogLine, Row};
+use crate::store::kv::Effects;
+use crate::store::{Sealer, Store};
 
-use super::Response;
+use super::{Library, Redaction, Response};
 
 /// What to run a program with.
 #[derive(Clone, Debug)]
@@ -15,6 +19,28 @@ pub struct Input {
     pub row: Arc<Row>,
     /// When the run is out of time.
     pub deadline: Instant,
+    /// What it reaches beyond itself; `None` where there is nothing.
+    pub world: Option<Arc<World>>,
+}
+
+/// What runs reach beyond themselves.
+pub struct World {
+    /// Where their values are.
+    pub store: Store,
+    /// What opens their secrets.
+    pub sealer: Sealer,
+    /// Plain settings, by name.
+    pub env: BTreeMap<String, String>,
+    /// The scripts of the device.
+    pub library: Library,
+    /// The most that one run may queue for how long, and the like: what is as configured.
+    pub timeout_async: Duration,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("World")
+    }
 }
 
 /// Why a run is cut from outside.
@@ -56,6 +82,8 @@ impl Control {
 pub struct Outcome {
     /// The script's answer, or why there is none.
     pub result: Result<Response, Fault>,
+    /// What it changed, to be committed with its end; `None` also if it failed.
+    pub effects: Option<Effects>,
     /// What it wrote, in order.
     pub logs: Vec<LogLine>,
     /// Operations of the interpreter.
@@ -66,13 +94,23 @@ pub struct Outcome {
     pub leaked_bytes: i64,
     /// Wall-clock time.
     pub duration: Duration,
+    /// What else is kept of the run must not tell; log and error are without it already.
+    pub redaction: Redaction,
 }
 
 impl Outcome {
     /// The outcome of a run that was not made.
     pub fn refused(fault: Fault) -> Outcome {
-        let (logs, duration) = (Vec::new(), Duration::ZERO);
-        Outcome { result: Err(fault), logs, operations: 0, peak_bytes: 0, leaked_bytes: 0, duration }
+        Outcome {
+            result: Err(fault),
+            effects: None,
+            logs: Vec::new(),
+            operations: 0,
+            peak_bytes: 0,
+            leaked_bytes: 0,
+            duration: Duration::ZERO,
+            redaction: Redaction::default(),
+        }
     }
 
     /// Bytes on the heap that this outcome holds itself.
@@ -90,7 +128,7 @@ impl Outcome {
         let lines =
             self.logs.iter().map(|line| line.level.capacity() + line.message.capacity()).sum::<usize>();
         let slots = self.logs.capacity() * size_of::<LogLine>();
-        i64::try_from(result + lines + slots).unwrap_or(i64::MAX)
+        i64::try_from(result + lines + slots + self.redaction.held_bytes()).unwrap_or(i64::MAX)
     }
 }
 
@@ -115,6 +153,8 @@ pub enum FaultKind {
     Panic,
     /// It was not run: nothing was free.
     Overloaded,
+    /// What it read was changed meanwhile: it is made again at once. Nobody outside of the workshop sees this.
+    Conflict,
     /// It was not run: the script, or the wanted version of it, was removed.
     Gone,
     /// A fault of the house, whatever the script did.
@@ -133,6 +173,7 @@ impl FaultKind {
             | FaultKind::Drain
             | FaultKind::Panic
             | FaultKind::Overloaded
+            | FaultKind::Conflict
             | FaultKind::Gone
             | FaultKind::Platform => Ended::Error,
         }
@@ -148,6 +189,7 @@ impl FaultKind {
             | FaultKind::Drain
             | FaultKind::Panic
             | FaultKind::Overloaded
+            | FaultKind::Conflict
             | FaultKind::Platform => false,
         }
     }

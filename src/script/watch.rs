@@ -4,16 +4,18 @@
 //! [`Watch`], which is set anew for each run. Only the bench's own thread uses it: the mutex is never contended, and
 //! no lock is held while script code runs.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rhai::{Dynamic, EvalAltResult, Map, NativeCallContext};
 
-use crate::model::Row;
+use crate::model::{Chain, Row, UnixMs};
+use crate::store::kv::{View, ViewError};
 
 use super::logs::Logs;
-use super::{Cancel, Control, FaultKind, Input, Limits, alloc, context};
+use super::{Cancel, Control, FaultKind, Input, Limits, Redaction, World, alloc, context};
 
 /// Operations between two looks at the clock and the control.
 const OPERATIONS_PER_LOOK: u64 = 1024;
@@ -35,7 +37,6 @@ pub(super) enum Stop {
 }
 
 /// Shared by a bench, its engine and the native functions.
-#[derive(Debug)]
 pub(super) struct Watch {
     operations: AtomicU64,
     next_look: AtomicU64,
@@ -43,7 +44,6 @@ pub(super) struct Watch {
 }
 
 /// What only slower paths need.
-#[derive(Debug)]
 struct Run {
     row: Option<Arc<Row>>,
     reused: bool,
@@ -54,17 +54,31 @@ struct Run {
     stop: Option<Stop>,
     logs: Logs,
     retry_after: Option<Duration>,
+    redaction: Redaction,
     request: Option<Map>,
     ctx: Option<Map>,
+    world: Option<Arc<World>>,
+    view: Option<View>,
 }
 
 /// What a run left behind.
-#[derive(Debug)]
 pub(super) struct Remains {
     pub(super) stop: Option<Stop>,
     pub(super) logs: Logs,
     pub(super) retry_after: Option<Duration>,
+    /// What it was told in confidence.
+    pub(super) redaction: Redaction,
     pub(super) operations: u64,
+    /// What it saw and changed, if it asked.
+    pub(super) view: Option<View>,
+    /// Its place in its chain.
+    pub(super) chain: Option<Chain>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch")
+    }
 }
 
 impl Watch {
@@ -81,8 +95,11 @@ impl Watch {
             stop: None,
             logs: Logs::default(),
             retry_after: None,
+            redaction: Redaction::default(),
             request: None,
             ctx: None,
+            world: None,
+            view: None,
         };
         Watch { operations: AtomicU64::new(0), next_look: AtomicU64::new(0), run: Mutex::new(run) }
     }
@@ -102,12 +119,14 @@ impl Watch {
         run.stop = None;
         run.logs = Logs::new(limits);
         run.retry_after = None;
+        run.world = input.world;
     }
 
     /// Ends the run and lets go of all it held.
     pub(super) fn finish(&self) -> Remains {
         let mut run = self.run();
-        run.row = None;
+        let chain = run.row.take().map(|row| row.chain());
+        run.world = None;
         run.request = None;
         run.ctx = None;
         run.control = Control::default();
@@ -115,8 +134,56 @@ impl Watch {
             stop: run.stop.take(),
             logs: std::mem::take(&mut run.logs),
             retry_after: run.retry_after.take(),
+            redaction: std::mem::take(&mut run.redaction),
             operations: self.operations.load(Ordering::Relaxed),
+            view: run.view.take(),
+            chain,
         }
+    }
+
+    /// What the run reaches beyond itself.
+    pub(super) fn world(&self) -> Option<Arc<World>> {
+        self.run().world.clone()
+    }
+
+    /// The work that the run is for.
+    pub(super) fn row(&self) -> Option<Arc<Row>> {
+        self.run().row.clone()
+    }
+
+    /// When the run is out of time.
+    pub(super) fn deadline(&self) -> Instant {
+        self.run().deadline
+    }
+
+    /// Does `work` on what the run sees of its app's values. `what` is the function's name, for errors.
+    pub(super) fn with_view<T>(
+        &self,
+        ctx: &NativeCallContext,
+        what: &str,
+        work: impl FnOnce(&mut View) -> Result<T, ViewError>,
+    ) -> Result<T, Box<EvalAltResult>> {
+        self.check(ctx)?;
+        let done = {
+            let mut run = self.run();
+            let run = &mut *run;
+            let (Some(world), Some(row)) = (&run.world, &run.row) else {
+                return Err(format!("{what}: there are no values here").into());
+            };
+            // What the view holds is bounded by itself.
+            alloc::outside(|| {
+                let view = run.view.get_or_insert_with(|| world.store.view(row.app_id, UnixMs::now()));
+                work(view)
+            })
+        };
+        done.map_err(|why| match why {
+            ViewError::Stale => self.stop(ctx, Stop::Fault(FaultKind::Conflict)),
+            ViewError::Store(error) => {
+                tracing::error!(%error, "a script's values could not be read");
+                self.stop(ctx, Stop::Fault(FaultKind::Platform))
+            }
+            ViewError::Limit(message) => format!("{what}: {message}").into(),
+        })
     }
 
     /// Counts one operation; true if the run must end. Called tens of millions of times a second.

@@ -199,7 +199,8 @@ impl<'a> Caretaker<'a> {
         let tell_leak = tell_broken.clone();
         // Nobody listens any more if the house is closing already.
         let on_leak = Box::new(move |bytes| drop(tell_leak.send(Error::Leak(bytes))));
-        let executor = crate::script::Executor::start(parts::executor(config), store.clone(), on_leak)?;
+        let executor =
+            crate::script::Executor::start(parts::executor(config), store.clone(), sealer.clone(), on_leak)?;
         let dispatch = Dispatch::new(store.clone(), executor, parts::policy(config), random()?);
         let routes = crate::http::Routes::default();
         startable.start(hooks(&routes, &dispatch, tell_broken))?;

@@ -31,6 +31,8 @@ pub(super) fn store(config: &Config) -> store::Settings {
         dead_letters_alert_at: config.dead_letters.alert_at,
         versions_bytes_max: config.versions.bytes_max,
         versions_age_max: days(config.versions.age_max_days),
+        kv_bytes_max: 64 * 1024 * 1024,
+        timeout_async: Duration::from_secs(config.scripts.timeout_seconds_async.into()),
         space: store::Bounds {
             low_bytes: config.store.space_low_bytes,
             inodes_low: config.store.inodes_low,
@@ -100,9 +102,11 @@ pub(super) fn executor(config: &Config) -> script::Settings {
     script::Settings {
         benches,
         queue_max: config.scripts.queue_max,
+        timeout_async: Duration::from_secs(config.scripts.timeout_seconds_async.into()),
         cache_bytes: config.scripts.cache_bytes,
         limits: limits_of(&config.scripts.limits),
         ceilings: ceilings_of(&config.scripts.ceilings),
+        env: config.env.clone(),
         leaked_bytes_max: config.scripts.leaked_bytes_max,
     }
 }
@@ -116,6 +120,7 @@ pub(super) fn policy(config: &Config) -> dispatch::Policy {
         backoff_max: Duration::from_secs(outbox.backoff_max_seconds),
         age_max: Duration::from_secs(outbox.age_max_seconds),
         crashes_max: outbox.crashes_max,
+        depth_max: outbox.trigger_depth_max,
     }
 }
 

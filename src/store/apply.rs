@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, Table, WriteTransaction};
 
@@ -11,14 +11,17 @@ use super::Error;
 use super::catalog::Catalog;
 use super::changes::Changes;
 use super::codec;
+use super::events::Clerk;
 use super::handle::{Hooks, Shared};
+use super::kv::Desk;
 use super::log::LogTail;
 use super::open::Settings;
-use super::queue::{Change, Command, End, Reply};
+use super::queue::{Accepted, Change, Command, End, Reply};
 use super::retention::{DeadLetters, Sources};
 use super::space::Space;
 use super::tables::{META, META_CLAIMED, OUTBOX};
 use crate::model::{DeadLetter, Row, UnixMs};
+use uuid::Uuid;
 
 /// A durable commit takes the gathered log along from this size on; a smaller rest waits for the flush.
 const LOG_RIDES_FROM: usize = 16 * 1024;
@@ -49,6 +52,8 @@ pub(crate) struct Applier {
     outbox_bytes: u64,
     outbox_rows_max: u64,
     outbox_bytes_max: u64,
+    desk: Desk,
+    timeout_async: Duration,
     letters: DeadLetters,
     sources: Sources,
     #[cfg(test)]
@@ -75,11 +80,15 @@ struct Batch {
     dead: Vec<DeadLetter>,
     changes: Vec<Change>,
     settled: Vec<Reply>,
+    /// Somebody waits for the changes that runs made, or work comes of them.
+    effects: bool,
+    told: Vec<Reply>,
 }
 
 impl Applier {
     pub(crate) fn new(
         shared: Arc<Shared>,
+        desk: Desk,
         catalog: Catalog,
         tail: LogTail,
         letters: DeadLetters,
@@ -91,6 +100,8 @@ impl Applier {
             outbox_bytes: shared.load.outbox_bytes.load(Relaxed),
             outbox_rows_max: settings.outbox_rows_max,
             outbox_bytes_max: settings.outbox_bytes_max,
+            desk,
+            timeout_async: settings.timeout_async,
             letters,
             sources,
             space: shared.space.clone(),
@@ -150,7 +161,13 @@ impl Applier {
                 self.claimed_changed = true;
                 batch.claims.push(reply);
             }
-            Command::Settle { id, end } => self.stage_end(id.as_u128(), end, batch),
+            Command::Settle { id, end, effects, told } => {
+                self.stage_end(id.as_u128(), end, batch);
+                if let Some(effects) = effects {
+                    self.stage_effects(*effects, told, batch);
+                }
+            }
+            Command::Apply { effects, told } => self.stage_effects(*effects, Some(told), batch),
             Command::Change(change) => batch.changes.push(change),
             Command::Settled(reply) => batch.settled.push(reply),
             Command::Probe(reply) => reply(Ok(())),
@@ -176,6 +193,14 @@ impl Applier {
         batch.enqueues.push((row, bytes, reply));
     }
 
+    /// Takes what a run changed. It goes down with the next durable commit that anybody waits for.
+    fn stage_effects(&mut self, effects: Accepted, told: Option<Reply>, batch: &mut Batch) {
+        self.waiting_since.get_or_insert_with(Instant::now);
+        batch.effects |= told.is_some() || effects.queued > 0;
+        batch.told.extend(told);
+        self.desk.stage(effects);
+    }
+
     fn stage_end(&mut self, id: u128, end: End, batch: &mut Batch) {
         self.waiting_since.get_or_insert_with(Instant::now);
         self.claimed_changed |= self.claimed.remove(&id);
@@ -190,6 +215,7 @@ impl Applier {
         };
         self.tail.push(&record);
         self.count_kept(u64::try_from(record.weight()).unwrap_or(0));
+        self.shared.fronts.release_unique(Uuid::from_u128(id));
         if self.unflushed.remove(&id).is_none() {
             self.ended.push(id);
         }
@@ -197,8 +223,10 @@ impl Applier {
 
     fn commit(&mut self, db: &Database, batch: &mut Batch, ask: Ask, hooks: &Hooks) -> Result<(), Error> {
         let checkpoint = ask.checkpoint;
-        let flush = checkpoint || (ask.flush && self.waiting_since.is_some()) || self.tail.is_heavy();
-        let promised = !batch.enqueues.is_empty() || !batch.claims.is_empty() || !batch.dead.is_empty();
+        let heavy = self.tail.is_heavy() || self.desk.is_heavy();
+        let flush = checkpoint || (ask.flush && self.waiting_since.is_some()) || heavy;
+        let promised =
+            !batch.enqueues.is_empty() || !batch.claims.is_empty() || !batch.dead.is_empty() || batch.effects;
         let visible = !batch.settled.is_empty() && self.waiting_since.is_some();
         if !flush && !promised && !visible && batch.changes.is_empty() && batch.retries.is_empty() {
             batch.settled.drain(..).for_each(|reply| reply(Ok(())));
@@ -214,8 +242,11 @@ impl Applier {
         let durable = flush || promised || changed || !batch.retries.is_empty() || self.space.is_known_full();
         #[cfg(test)]
         let durable = durable && self.sabotage != Sabotage::NoSync;
+        let all = flush || visible || batch.effects;
+        let mut enqueued = enqueued;
+        enqueued.extend(self.write_effects(&txn, &catalog, all, flush, ask.now)?);
         self.count_enqueued(&enqueued);
-        self.write(&txn, batch, flush || visible, durable, ask.now)?;
+        self.write(&txn, batch, all, durable, ask.now)?;
         let letters = dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now));
         if letters {
             let kept_bytes =
@@ -234,6 +265,7 @@ impl Applier {
         self.shared.revisions.setup.fetch_add(u64::from(changed || looks_at_sources), SeqCst);
         self.committed(durable, flush, checkpoint);
         self.catalog = catalog;
+        self.desk.publish(&self.shared.fronts, &self.shared.revisions);
         self.tell(batch, replies, enqueued, changed, hooks);
         Ok(())
     }
@@ -258,6 +290,32 @@ impl Applier {
         self.count_kept(desk.kept_bytes.get());
         let sources = (desk.source_bytes_added, desk.source_bytes_freed);
         Ok(Made { replies, dead_freed: desk.dead_bytes_freed, sources, enqueued: desk.enqueued, wrote })
+    }
+
+    /// What runs changed, and the rows that come of it. All of it goes down, or nothing: later changes rest on earlier.
+    fn write_effects(
+        &mut self,
+        txn: &WriteTransaction,
+        catalog: &Catalog,
+        all: bool,
+        flush: bool,
+        now: UnixMs,
+    ) -> Result<Vec<Arc<Row>>, Error> {
+        let mut rows = Vec::new();
+        if all && !self.desk.is_empty() {
+            let clerk = Clerk { ids: &self.shared.ids, now: UnixMs::now(), timeout: self.timeout_async };
+            let (made, kept_bytes) = self.desk.write(txn, catalog, &clerk)?;
+            self.count_kept(kept_bytes);
+            let mut outbox = txn.open_table(OUTBOX)?;
+            for row in &made {
+                outbox.insert(row.execution_id.as_u128(), codec::encode(row.as_ref()).as_slice())?;
+            }
+            rows = made;
+        }
+        if flush && self.desk.wants_sweep(now) {
+            self.desk.sweep(txn, catalog, now)?;
+        }
+        Ok(rows)
     }
 
     /// Puts everything that this commit carries into its tables.
@@ -353,8 +411,10 @@ impl Applier {
             self.unclean = !checkpoint;
         }
         // A commit that was only made visible still owes its fsync; so does what no commit took along yet.
-        let nothing_waits =
-            self.unflushed.is_empty() && self.ended.is_empty() && self.tail.waiting_bytes() == 0;
+        let nothing_waits = self.unflushed.is_empty()
+            && self.ended.is_empty()
+            && self.tail.waiting_bytes() == 0
+            && self.desk.is_empty();
         if flush || (durable && nothing_waits) {
             self.waiting_since = None;
         }
@@ -382,7 +442,9 @@ impl Applier {
             (hooks.catalog)(&catalog);
         }
         batch.enqueues.drain(..).for_each(|(_, _, reply)| reply(Ok(())));
-        batch.claims.drain(..).chain(changes).chain(batch.settled.drain(..)).for_each(|reply| reply(Ok(())));
+        let told = batch.told.drain(..);
+        let told = told.chain(batch.claims.drain(..)).chain(changes).chain(batch.settled.drain(..));
+        told.for_each(|reply| reply(Ok(())));
         if !enqueued.is_empty() {
             (hooks.enqueued)(enqueued);
         }
@@ -392,7 +454,8 @@ impl Applier {
 impl Batch {
     fn refuse(&mut self, error: &Error) {
         let enqueues = self.enqueues.drain(..).map(|(_, _, reply)| reply);
-        let waiting = enqueues.chain(self.claims.drain(..)).chain(self.settled.drain(..));
+        let waiting =
+            enqueues.chain(self.claims.drain(..)).chain(self.settled.drain(..)).chain(self.told.drain(..));
         waiting.for_each(|reply| reply(Err(error.clone())));
     }
 }

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Error, old};
+use super::{Error, kv, old};
 use crate::model::{
     App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Secret, Trigger, Version,
 };
@@ -33,6 +33,8 @@ macro_rules! stored {
     };
 }
 stored!(
+    kv::Entry = 1 "kv value",
+    kv::Usage = 1 "kv usage",
     App = 1 "app",
     Domain = 1 "domain",
     Script = 1 "script",

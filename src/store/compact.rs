@@ -12,14 +12,15 @@
 //!
 //! A cut at any point leaves one of the two files in place, whole, and both hold what was promised.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -28,10 +29,16 @@ use redb::{
     TableDefinition, TableHandle, WriteTransaction,
 };
 
+use uuid::Uuid;
+
 use super::Error;
 use super::backup;
+use super::kv;
 use super::open::Cards;
-use super::tables::{self, DEAD_LETTERS, LOG, LOG_INDEX, META, OUTBOX, TableKey, TableVisitor};
+use super::tables::{
+    self, DEAD_LETTERS, KV, KV_EXPIRY, KV_USAGE, LOG, LOG_INDEX, META, OUTBOX, TICKS, TableKey, TableVisitor,
+};
+use crate::model::KvKey;
 
 /// A file smaller than this is not worth it.
 const FILE_BYTES_MIN: u64 = 8 * 1024 * 1024;
@@ -51,7 +58,19 @@ pub(crate) struct Revisions {
     pub(crate) setup: AtomicU64,
     /// Dead letters.
     pub(crate) letters: AtomicU64,
+    /// Values that changed while a copy is made; `None` if nobody asks.
+    touched: Mutex<Option<Touched>>,
 }
+
+/// Keys of the KV's table; too many to be worth it are not kept.
+#[derive(Debug, Default)]
+struct Touched {
+    keys: BTreeSet<Vec<u8>>,
+    too_many: bool,
+}
+
+/// More touched keys than this are not remembered: the pass then compares all of them.
+const TOUCHED_MAX: usize = 100_000;
 
 /// What a pass saw of them. It is read before the pass takes its snapshot, so that what it misses is counted later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +82,29 @@ pub(crate) struct Seen {
 impl Revisions {
     fn read(&self) -> Seen {
         Seen { setup: self.setup.load(SeqCst), letters: self.letters.load(SeqCst) }
+    }
+
+    /// Counts values that a commit changed.
+    pub(crate) fn touch<'k>(&self, app: Uuid, keys: impl Iterator<Item = &'k KvKey>) {
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(touched) = &mut *touched else { return };
+        for key in keys {
+            touched.too_many |= touched.keys.len() >= TOUCHED_MAX;
+            if !touched.too_many {
+                touched.keys.insert(kv::raw_key(app, key.as_str()));
+            }
+        }
+    }
+
+    /// The values that changed since the pass before, which are remembered from now on. `None`: nobody knows.
+    fn take_touched(&self) -> Option<BTreeSet<Vec<u8>>> {
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        touched.replace(Touched::default()).filter(|touched| !touched.too_many).map(|touched| touched.keys)
+    }
+
+    /// No copy is made any more.
+    fn forget_touched(&self) {
+        *self.touched.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -120,6 +162,15 @@ impl Compaction {
 
     /// Lets a finished copy take over from `db`. An error is the card's.
     pub(crate) fn finish(&mut self, db: &Database) -> Result<Option<Arc<Database>>, Error> {
+        let was_copying = self.copying.is_some();
+        let finished = self.take_finished(db);
+        if was_copying && self.copying.is_none() {
+            self.revisions.forget_touched();
+        }
+        finished
+    }
+
+    fn take_finished(&mut self, db: &Database) -> Result<Option<Arc<Database>>, Error> {
         let made = match self.copying.as_ref().map(|(told, _)| told.try_recv()) {
             None | Some(Err(TryRecvError::Empty)) => return Ok(None),
             Some(Ok(made)) => made,
@@ -299,10 +350,12 @@ pub(crate) fn pass(
     closing: &AtomicBool,
 ) -> Result<(), Error> {
     let (before, now) = (seen.take(), revisions.read());
+    // Before the snapshot: what is committed in between is both in it and remembered for the next pass.
+    let touched = revisions.take_touched().filter(|_| before.is_some());
     let from = source.begin_read()?;
     let mut to = target.begin_write()?;
     to.set_quick_repair(true);
-    tables::each_table(&mut Level { from: &from, to: &to, before, now, closing })?;
+    tables::each_table(&mut Level { from: &from, to: &to, before, now, touched, closing })?;
     to.commit()?;
     *seen = Some(now);
     Ok(())
@@ -314,6 +367,8 @@ struct Level<'a> {
     to: &'a WriteTransaction,
     before: Option<Seen>,
     now: Seen,
+    /// Values that changed since the pass before; `None` after none.
+    touched: Option<BTreeSet<Vec<u8>>>,
     closing: &'a AtomicBool,
 }
 
@@ -321,7 +376,8 @@ impl Level<'_> {
     /// Whether the table is as the pass before this left it.
     fn is_level(&self, table: &str) -> bool {
         let Some(before) = self.before else { return false };
-        if [META.name(), OUTBOX.name(), LOG.name(), LOG_INDEX.name()].contains(&table) {
+        let changing = [META.name(), OUTBOX.name(), LOG.name(), LOG_INDEX.name(), TICKS.name()];
+        if changing.contains(&table) || [KV.name(), KV_EXPIRY.name(), KV_USAGE.name()].contains(&table) {
             return false;
         }
         if table == DEAD_LETTERS.name() {
@@ -358,6 +414,27 @@ impl Level<'_> {
         Ok(())
     }
 
+    /// Values that changed, and their places among those that expire.
+    fn values(&self, touched: &BTreeSet<Vec<u8>>) -> Result<(), Error> {
+        let (old, mut new) = (self.from.open_table(KV)?, self.to.open_table(KV)?);
+        let mut expiry = self.to.open_table(KV_EXPIRY)?;
+        for key in touched {
+            self.go_on()?;
+            let now = old.get(key.as_slice())?;
+            let before = match &now {
+                Some(now) => new.insert(key.as_slice(), now.value())?,
+                None => new.remove(key.as_slice())?,
+            };
+            if let Some(at) = before.map(|before| kv::expiry_of(key, before.value())).transpose()?.flatten() {
+                expiry.remove(at.as_slice())?;
+            }
+            if let Some(at) = now.map(|now| kv::expiry_of(key, now.value())).transpose()?.flatten() {
+                expiry.insert(at.as_slice(), [].as_slice())?;
+            }
+        }
+        Ok(())
+    }
+
     fn rows<K: TableKey>(&self, old: &Old<K>, new: &mut New<'_, K>) -> Result<(), Error> {
         let mut broken = Ok(());
         new.retain(|key, _| {
@@ -390,6 +467,12 @@ impl TableVisitor for Level<'_> {
     ) -> Result<(), Error> {
         if self.is_level(definition.name()) {
             return Ok(());
+        }
+        if let Some(touched) = &self.touched
+            && [KV.name(), KV_EXPIRY.name()].contains(&definition.name())
+        {
+            // The one brings the other along.
+            return if definition.name() == KV.name() { self.values(touched) } else { Ok(()) };
         }
         let (old, mut new) = (self.from.open_table(definition)?, self.to.open_table(definition)?);
         if [LOG.name(), LOG_INDEX.name()].contains(&definition.name()) {

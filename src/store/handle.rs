@@ -20,6 +20,7 @@ use super::budget::{Budget, BudgetView};
 use super::catalog::Catalog;
 use super::changes::Changes;
 use super::compact::{Compaction, Revisions};
+use super::kv::{Fronts, Reactions};
 use super::open::{self, Settings};
 use super::pace::Pace;
 use super::queue::{Command, End, Queue, Reply};
@@ -109,6 +110,9 @@ pub(crate) struct Shared {
     pub(crate) catalog: ArcSwap<Catalog>,
     pub(super) db: Mutex<Option<Arc<Database>>>,
     pub(crate) ids: Ids,
+    pub(crate) fronts: Fronts,
+    reactions: ArcSwap<Reactions>,
+    pub(crate) bounds: Bounds,
     pub(crate) revisions: Arc<Revisions>,
     pub(crate) load: Load,
     pub(crate) meter: Arc<CardMeter>,
@@ -117,6 +121,33 @@ pub(crate) struct Shared {
     pub(crate) budget: Budget,
     pub(super) broken: AtomicBool,
     pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Bounds that hold where work is accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) outbox_rows: u64,
+    pub(crate) outbox_bytes: u64,
+    pub(crate) kv_bytes: u64,
+}
+
+impl Shared {
+    /// Which triggers wait for what now.
+    pub(crate) fn reactions(&self) -> Arc<Reactions> {
+        let catalog = self.catalog.load();
+        let reactions = self.reactions.load_full();
+        if reactions.is_of(&catalog.triggers) {
+            return reactions;
+        }
+        let made = Arc::new(Reactions::of(&catalog.triggers));
+        self.reactions.store(made.clone());
+        made
+    }
+
+    /// The file, unless it is closed.
+    pub(crate) fn db(&self) -> Option<Arc<Database>> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Store {
@@ -155,6 +186,13 @@ impl Store {
             db: Mutex::new(Some(db.clone())),
             revisions: Arc::default(),
             ids: Ids::after(opened.latest_id),
+            fronts: Fronts::of(opened.desk.usage()),
+            reactions: ArcSwap::default(),
+            bounds: Bounds {
+                outbox_rows: settings.outbox_rows_max,
+                outbox_bytes: settings.outbox_bytes_max,
+                kv_bytes: settings.kv_bytes_max,
+            },
             load,
             meter: opened.meter,
             space: opened.space,
@@ -163,8 +201,12 @@ impl Store {
             broken: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
+        for (row, app, key) in opened.unique {
+            shared.fronts.claim_unique(app, &key, row);
+        }
         let applier = Applier::new(
             shared.clone(),
+            opened.desk,
             opened.catalog,
             opened.tail,
             opened.letters,
@@ -238,12 +280,12 @@ impl Store {
 
     /// Ends an attempt. Nobody waits for it: it is on the card with the next flush.
     pub fn settle(&self, row: &Row, end: End) {
-        self.post(Command::Settle { id: row.execution_id, end }, false);
+        self.post(Command::Settle { id: row.execution_id, end, effects: None, told: None }, false);
     }
 
     /// Takes a claim back: the row's attempt did not begin.
     pub fn release(&self, id: Uuid) {
-        self.post(Command::Settle { id, end: End::Release }, false);
+        self.post(Command::Settle { id, end: End::Release, effects: None, told: None }, false);
     }
 
     /// Changes the set-up. `reply` is called once the change is durable, or refused, on the writer's thread.
@@ -288,8 +330,7 @@ impl Store {
 
     /// What the file holds now, as of the last commit.
     pub fn read(&self) -> Result<Snapshot, Error> {
-        let db = self.shared.db.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Snapshot::new(db.ok_or(Error::Closed)?)
+        Snapshot::new(self.shared.db().ok_or(Error::Closed)?)
     }
 
     /// Counters.
@@ -356,13 +397,13 @@ impl Store {
         self.post_locked(&mut queue, command, urgent);
     }
 
-    fn post_locked(&self, queue: &mut Queue, command: Command, urgent: bool) {
+    pub(super) fn post_locked(&self, queue: &mut Queue, command: Command, urgent: bool) {
         if queue.push(command, urgent) {
             self.shared.wake.notify_one();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Queue> {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,6 +15,7 @@ use super::budget::Budget;
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
 use super::compact;
+use super::kv::Desk;
 use super::log::LogTail;
 use super::migrate::{self, SCHEMA, STEPS};
 use super::retention::{DeadLetters, Sources};
@@ -60,6 +61,10 @@ pub struct Settings {
     pub versions_bytes_max: u64,
     /// Age up to which versions that are not active are kept.
     pub versions_age_max: Duration,
+    /// Bytes of values that one app keeps, where it says nothing itself.
+    pub kv_bytes_max: u64,
+    /// Limit of a run that a trigger begins and whose script names none.
+    pub timeout_async: Duration,
     /// How much of the card must stay free.
     pub space: Bounds,
 }
@@ -78,6 +83,9 @@ pub(crate) struct Opened {
     pub(crate) tail: LogTail,
     pub(crate) recovered: Vec<Recovered>,
     pub(crate) outbox_bytes: u64,
+    pub(crate) desk: Desk,
+    /// Rows with a unique key: the row, its app, the key.
+    pub(crate) unique: Vec<(Uuid, Uuid, String)>,
     pub(crate) letters: DeadLetters,
     pub(crate) sources: Sources,
     pub(crate) latest_id: Uuid,
@@ -166,9 +174,10 @@ pub(crate) fn open_on(
     txn.set_quick_repair(true);
     make_tables(&txn)?;
     migrate::set_schema(&txn, SCHEMA)?;
-    let (recovered, outbox_bytes) = recover_outbox(&txn)?;
+    let Orphans { recovered, unique, outbox_bytes } = recover_outbox(&txn)?;
     let catalog = read_catalog(&txn)?;
     let tail = LogTail::open(&txn, settings)?;
+    let desk = Desk::open(&txn)?;
     let letters = DeadLetters::open(&txn, settings)?;
     let sources = Sources::open(&txn, settings)?;
     let latest_id = latest_id(&txn, &catalog, &tail)?;
@@ -180,6 +189,8 @@ pub(crate) fn open_on(
         tail,
         recovered,
         outbox_bytes,
+        desk,
+        unique,
         letters,
         sources,
         latest_id,
@@ -213,14 +224,14 @@ pub(crate) fn make_tables(txn: &WriteTransaction) -> Result<(), Error> {
 
 /// Every row in the outbox is an orphan: the process that would have ended it is gone. Rows whose run may have
 /// begun get that crash counted here, durably, before anything runs.
-fn recover_outbox(txn: &WriteTransaction) -> Result<(Vec<Recovered>, u64), Error> {
+fn recover_outbox(txn: &WriteTransaction) -> Result<Orphans, Error> {
     let mut meta = txn.open_table(META)?;
     let claimed = match meta.get(META_CLAIMED)? {
         None => BTreeSet::new(),
         Some(bytes) => bytes.value().as_chunks::<16>().0.iter().map(|id| u128::from_be_bytes(*id)).collect(),
     };
     let mut outbox = txn.open_table(OUTBOX)?;
-    let mut recovered = Vec::new();
+    let (mut recovered, mut unique) = (Vec::new(), Vec::new());
     let mut crashed = Vec::new();
     let mut bytes_total = 0;
     for entry in outbox.iter()? {
@@ -234,6 +245,7 @@ fn recover_outbox(txn: &WriteTransaction) -> Result<(Vec<Recovered>, u64), Error
             row.attempts = row.attempts.saturating_add(1);
             crashed.push((id.value(), codec::encode(&row)));
         }
+        unique.extend(row.unique.take().map(|key| (row.execution_id, row.app_id, key)));
         recovered.push(Recovered {
             execution_id: row.execution_id,
             due_at: row.due_at,
@@ -249,7 +261,14 @@ fn recover_outbox(txn: &WriteTransaction) -> Result<(Vec<Recovered>, u64), Error
     if !claimed.is_empty() {
         meta.insert(META_CLAIMED, [].as_slice())?;
     }
-    Ok((recovered, bytes_total))
+    Ok(Orphans { recovered, unique, outbox_bytes: bytes_total })
+}
+
+/// What an earlier process left in the outbox.
+struct Orphans {
+    recovered: Vec<Recovered>,
+    unique: Vec<(Uuid, Uuid, String)>,
+    outbox_bytes: u64,
 }
 
 /// The latest id in the file: new ones come after it.

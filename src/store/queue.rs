@@ -6,11 +6,12 @@ use uuid::Uuid;
 
 use super::Error;
 use super::changes::Changes;
+use super::kv::{Effects, Reactions};
 use super::log::EncodedRecord;
 use crate::model::{DeadLetter, Row};
 
 /// Called once, after the commit that kept the promise, or with the reason why there will be none.
-pub(crate) type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
+pub type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
 /// Makes a change; says whom to tell, and whether it wrote. An error is the card's.
 pub(crate) type Change = Box<dyn FnOnce(&mut Changes<'_>) -> (Reply, Result<bool, Error>) + Send>;
 
@@ -36,13 +37,49 @@ pub enum End {
 }
 
 pub(crate) enum Command {
-    Enqueue { row: Arc<Row>, claimed: bool, reply: Reply },
+    Enqueue {
+        row: Arc<Row>,
+        claimed: bool,
+        reply: Reply,
+    },
     EnqueueRelaxed(Arc<Row>),
-    Claim { ids: Vec<Uuid>, reply: Reply },
-    Settle { id: Uuid, end: End },
+    Claim {
+        ids: Vec<Uuid>,
+        reply: Reply,
+    },
+    Settle {
+        id: Uuid,
+        end: End,
+        effects: Option<Box<Accepted>>,
+        told: Option<Reply>,
+    },
+    /// Changes of values that no run made.
+    Apply {
+        effects: Box<Accepted>,
+        told: Reply,
+    },
     Change(Change),
     Settled(Reply),
     Probe(Reply),
+}
+
+/// Changes that stand, with their number: nothing refuses them any more.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) commit: u64,
+    pub(crate) effects: Effects,
+    /// The triggers as they were then.
+    pub(crate) reactions: Arc<Reactions>,
+    /// Rows that this was counted to lead to.
+    pub(crate) queued: u64,
+}
+
+impl Accepted {
+    fn weight(&self) -> usize {
+        let values = self.effects.changes.iter();
+        let values = values.map(|change| change.value.as_ref().map_or(0, bytes::Bytes::len) + 128);
+        values.sum::<usize>() + self.effects.rows.iter().map(|row| row.weight()).sum::<usize>()
+    }
 }
 
 impl Command {
@@ -50,18 +87,26 @@ impl Command {
     fn weight(&self) -> usize {
         match self {
             Command::Enqueue { row, .. } | Command::EnqueueRelaxed(row) => row.weight(),
-            Command::Settle { end: End::Done(record) | End::Dead(_, record), .. } => record.weight(),
-            Command::Settle { end: End::Retry(_) | End::Release, .. }
-            | Command::Claim { .. }
-            | Command::Change(_)
-            | Command::Settled(_)
-            | Command::Probe(_) => 0,
+            Command::Settle { end, effects, .. } => {
+                let record = match end {
+                    End::Done(record) | End::Dead(_, record) => record.weight(),
+                    End::Retry(_) | End::Release => 0,
+                };
+                record + effects.as_ref().map_or(0, |effects| effects.weight())
+            }
+            Command::Apply { effects, .. } => effects.weight(),
+            Command::Claim { .. } | Command::Change(_) | Command::Settled(_) | Command::Probe(_) => 0,
         }
     }
 
     /// Whether its caller is likely to come back as soon as it is answered.
     pub(super) fn is_promise(&self) -> bool {
-        matches!(self, Command::Enqueue { .. } | Command::Change(_))
+        matches!(self, Command::Enqueue { .. } | Command::Change(_)) || self.is_told()
+    }
+
+    /// Whether somebody waits for the commit of the changes that it carries.
+    pub(super) fn is_told(&self) -> bool {
+        matches!(self, Command::Settle { told: Some(_), .. } | Command::Apply { .. })
     }
 
     /// Whether it is only a question.
@@ -74,8 +119,11 @@ impl Command {
         match self {
             Command::Enqueue { reply, .. } | Command::Claim { reply, .. } => reply(Err(error.clone())),
             Command::Settled(reply) | Command::Probe(reply) => reply(Err(error.clone())),
+            Command::Settle { told: Some(told), .. } | Command::Apply { told, .. } => {
+                told(Err(error.clone()))
+            }
             // The closure holds whom to tell; its reply is dropped with it, which the waiter sees.
-            Command::Change(_) | Command::EnqueueRelaxed(_) | Command::Settle { .. } => {}
+            Command::Change(_) | Command::EnqueueRelaxed(_) | Command::Settle { told: None, .. } => {}
         }
     }
 }

@@ -29,8 +29,6 @@ pub(crate) const KV: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("k
 pub(crate) const KV_EXPIRY: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("kv_expiry");
 /// How much each app keeps in its KV, and its latest commit number.
 pub(crate) const KV_USAGE: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("kv_usage");
-/// The row that has a unique key now, by app and key.
-pub(crate) const UNIQUE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("unique");
 /// Secrets, sealed, by app and name.
 pub(crate) const SECRETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("secrets");
 
@@ -75,7 +73,6 @@ pub(crate) fn each_table(visitor: &mut impl TableVisitor) -> Result<(), Error> {
     visitor.table(KV)?;
     visitor.table(KV_EXPIRY)?;
     visitor.table(KV_USAGE)?;
-    visitor.table(UNIQUE)?;
     visitor.table(SECRETS)
 }
 

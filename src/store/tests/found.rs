@@ -21,7 +21,7 @@ type Shelf<K> = BTreeMap<K, Vec<u8>>;
 type Record = (u128, Vec<u8>);
 
 /// Tables that are read below.
-const TABLES: usize = 18;
+const TABLES: usize = 17;
 
 /// The tables of a file.
 #[derive(Debug)]

@@ -1,0 +1,121 @@
+//! What a run was told in confidence: the secrets it obtained are taken out of what is kept of it.
+//!
+//! Whole values are found as they are and as they stand in JSON, and their beginnings where a text was cut. A script that
+//! encodes or splits a secret before it logs it is not stopped: this guards against accidents, not against the script.
+//! Costs nothing where no secret was read.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// Shorter values would be found in texts that have nothing to do with them.
+const VALUE_BYTES_MIN: usize = 8;
+/// What stands in the place of a value.
+const INSTEAD: &str = "[secret]";
+
+/// The values to be taken out, the longest first: one may hold another.
+#[derive(Default)]
+pub struct Redaction(Vec<Zeroizing<String>>);
+
+impl Redaction {
+    /// Remembers a value that the run obtained.
+    pub(super) fn note(&mut self, value: &str) {
+        // What is quoted in JSON differs where it has quotes or line breaks.
+        let quoted = Zeroizing::new(serde_json::Value::from(value).to_string());
+        let escaped = quoted.get(1..quoted.len() - 1).unwrap_or(value);
+        for text in [value, escaped] {
+            let at = self.0.partition_point(|other| other.len() > text.len());
+            let known = self.0[at..].iter().take_while(|other| other.len() == text.len());
+            if text.len() >= VALUE_BYTES_MIN && !known.into_iter().any(|other| other.as_str() == text) {
+                self.0.insert(at, Zeroizing::new(text.to_owned()));
+            }
+        }
+    }
+
+    /// `text` without the values.
+    pub fn apply<'a>(&self, mut text: Cow<'a, str>) -> Cow<'a, str> {
+        for value in &self.0 {
+            if text.contains(value.as_str()) {
+                text = text.replace(value.as_str(), INSTEAD).into();
+            }
+        }
+        match self.0.iter().filter_map(|value| cut_value_at(&text, value)).min() {
+            Some(at) => format!("{}{INSTEAD}", &text[..at]).into(),
+            None => text,
+        }
+    }
+
+    /// The same for an error's message, to which a place in the source is added after it is cut.
+    pub(super) fn apply_to_error(&self, message: &mut String) {
+        if self.0.is_empty() {
+            return;
+        }
+        let place_at = message.rfind(" (line ").unwrap_or(message.len());
+        let (said, place) = message.split_at(place_at);
+        *message = format!("{}{}", self.apply(said.into()), self.apply(place.into()));
+        message.shrink_to_fit();
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn held_bytes(&self) -> usize {
+        let slots = self.0.capacity() * size_of::<Zeroizing<String>>();
+        slots + self.0.iter().map(|value| value.capacity()).sum::<usize>()
+    }
+}
+
+/// Where the text ends in the beginning of `value`, as it does where it was cut.
+fn cut_value_at(text: &str, value: &str) -> Option<usize> {
+    let head = value.get(..value.ceil_char_boundary(VALUE_BYTES_MIN))?;
+    text.match_indices(head).map(|(at, _)| at).find(|at| value.starts_with(&text[*at..]))
+}
+
+impl fmt::Debug for Redaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Redaction")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(values: &[&str], text: &str, left: &str) {
+        let mut redaction = Redaction::default();
+        values.iter().for_each(|value| redaction.note(value));
+        assert_eq!(redaction.apply(text.into()), left);
+    }
+
+    #[test]
+    fn values_are_taken_out_wherever_they_stand() {
+        check(&[], "nothing is secret", "nothing is secret");
+        check(&["hunter22"], "hunter22, \"hunter22\"!", "[secret], \"[secret]\"!");
+        check(&["short"], "short", "short");
+        check(&["password", "password-long"], "password-long password", "[secret] [secret]");
+        check(&["password-long", "password", "password"], "password-long password", "[secret] [secret]");
+        check(&["a \"quoted\" one"], r#"{"x":"a \"quoted\" one"}"#, r#"{"x":"[secret]"}"#);
+        check(&["two\nlines"], "two\nlines two\\nlines", "[secret] [secret]");
+        check(&["пароль22"], "мой пароль22", "мой [secret]");
+    }
+
+    #[test]
+    fn what_a_cut_left_of_a_value_goes_too() {
+        check(&["0123456789"], "x 012345678", "x [secret]");
+        check(&["0123456789"], "x 01234567", "x [secret]");
+        check(&["0123456789"], "x 0123456", "x 0123456");
+        check(&["0123456789"], "01234567x 01234567", "01234567x [secret]");
+        check(&["паролище"], "x парол", "x [secret]");
+        let mut redaction = Redaction::default();
+        redaction.note("0123456789");
+        for (message, left) in [
+            ("no 012345678 (line 1, position 2)", "no [secret] (line 1, position 2)"),
+            ("no 0123456789", "no [secret]"),
+            ("fine (line 0123456789)", "fine (line [secret])"),
+        ] {
+            let mut message = message.to_owned();
+            redaction.apply_to_error(&mut message);
+            assert_eq!(message, left);
+        }
+    }
+}
