@@ -9,6 +9,7 @@ pub mod alloc;
 #[cfg(test)]
 mod bomb_tests;
 mod cache;
+mod confided;
 mod context;
 mod convert;
 mod encode;

@@ -16,31 +16,39 @@ const INSTEAD: &str = "[secret]";
 
 /// The values to be taken out, the longest first: one may hold another.
 #[derive(Default)]
-pub struct Redaction(Vec<Zeroizing<String>>);
+pub struct Redaction {
+    values: Vec<Zeroizing<String>>,
+    noted: usize,
+}
 
 impl Redaction {
-    /// Remembers a value that the run obtained.
-    pub(super) fn note(&mut self, value: &str) {
+    /// Remembers a value that the run obtains. False if it was obtained of `most` others before.
+    pub(super) fn note(&mut self, value: &str, most: usize) -> bool {
+        if value.len() < VALUE_BYTES_MIN || self.values.iter().any(|other| other.as_str() == value) {
+            return true;
+        }
+        if self.noted == most {
+            return false;
+        }
+        self.noted += 1;
         // What is quoted in JSON differs where it has quotes or line breaks.
         let quoted = Zeroizing::new(serde_json::Value::from(value).to_string());
-        let escaped = quoted.get(1..quoted.len() - 1).unwrap_or(value);
-        for text in [value, escaped] {
-            let at = self.0.partition_point(|other| other.len() > text.len());
-            let known = self.0[at..].iter().take_while(|other| other.len() == text.len());
-            if text.len() >= VALUE_BYTES_MIN && !known.into_iter().any(|other| other.as_str() == text) {
-                self.0.insert(at, Zeroizing::new(text.to_owned()));
-            }
+        let escaped = quoted.get(1..quoted.len() - 1).filter(|escaped| *escaped != value);
+        for text in escaped.into_iter().chain([value]) {
+            let at = self.values.partition_point(|other| other.len() > text.len());
+            self.values.insert(at, Zeroizing::new(text.to_owned()));
         }
+        true
     }
 
     /// `text` without the values.
     pub fn apply<'a>(&self, mut text: Cow<'a, str>) -> Cow<'a, str> {
-        for value in &self.0 {
+        for value in &self.values {
             if text.contains(value.as_str()) {
                 text = text.replace(value.as_str(), INSTEAD).into();
             }
         }
-        match self.0.iter().filter_map(|value| cut_value_at(&text, value)).min() {
+        match self.values.iter().filter_map(|value| cut_value_at(&text, value)).min() {
             Some(at) => format!("{}{INSTEAD}", &text[..at]).into(),
             None => text,
         }
@@ -48,7 +56,7 @@ impl Redaction {
 
     /// The same for an error's message, to which a place in the source is added after it is cut.
     pub(super) fn apply_to_error(&self, message: &mut String) {
-        if self.0.is_empty() {
+        if self.values.is_empty() {
             return;
         }
         let place_at = message.rfind(" (line ").unwrap_or(message.len());
@@ -59,8 +67,8 @@ impl Redaction {
 
     /// Bytes on the heap.
     pub(super) fn held_bytes(&self) -> usize {
-        let slots = self.0.capacity() * size_of::<Zeroizing<String>>();
-        slots + self.0.iter().map(|value| value.capacity()).sum::<usize>()
+        let slots = self.values.capacity() * size_of::<Zeroizing<String>>();
+        slots + self.values.iter().map(|value| value.capacity()).sum::<usize>()
     }
 }
 
@@ -83,7 +91,7 @@ mod tests {
     #[track_caller]
     fn check(values: &[&str], text: &str, left: &str) {
         let mut redaction = Redaction::default();
-        values.iter().for_each(|value| redaction.note(value));
+        values.iter().for_each(|value| assert!(redaction.note(value, 9)));
         assert_eq!(redaction.apply(text.into()), left);
     }
 
@@ -100,6 +108,21 @@ mod tests {
     }
 
     #[test]
+    fn so_many_and_no_more() {
+        let mut redaction = Redaction::default();
+        for (value, fits) in [
+            ("password1", true),
+            ("pass\"word2", true),
+            ("password3", false),
+            ("password1", true),
+            ("pass\"word2", true),
+            ("short", true),
+        ] {
+            assert_eq!(redaction.note(value, 2), fits, "{value}");
+        }
+    }
+
+    #[test]
     fn what_a_cut_left_of_a_value_goes_too() {
         check(&["0123456789"], "x 012345678", "x [secret]");
         check(&["0123456789"], "x 01234567", "x [secret]");
@@ -107,7 +130,7 @@ mod tests {
         check(&["0123456789"], "01234567x 01234567", "01234567x [secret]");
         check(&["паролище"], "x парол", "x [secret]");
         let mut redaction = Redaction::default();
-        redaction.note("0123456789");
+        redaction.note("0123456789", 9);
         for (message, left) in [
             ("no 012345678 (line 1, position 2)", "no [secret] (line 1, position 2)"),
             ("no 0123456789", "no [secret]"),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rhai::{Dynamic, EvalAltResult, Module, NativeCallContext};
+use rhai::{Dynamic, EvalAltResult, ImmutableString, Module, NativeCallContext};
 
 use super::text;
 use super::watch::{Stop, Watch};
@@ -47,5 +47,48 @@ pub(super) fn globals(watch: &Arc<Watch>) -> Module {
         retrying.set_retry_after(Duration::from_secs(wish));
         Ok(())
     });
+    module
+}
+
+/// `secrets::get(..)`.
+pub(super) fn secrets(watch: &Arc<Watch>) -> Module {
+    let mut module = Module::new();
+    let own = watch.clone();
+    module.set_native_fn(
+        "get",
+        move |ctx: NativeCallContext, name: ImmutableString| -> Result<ImmutableString, Box<EvalAltResult>> {
+            own.secret(&ctx, &name, None)
+        },
+    );
+    let own = watch.clone();
+    module.set_native_fn(
+        "get",
+        move |ctx: NativeCallContext,
+              name: ImmutableString,
+              default: ImmutableString|
+              -> Result<ImmutableString, Box<EvalAltResult>> {
+            own.secret(&ctx, &name, Some(default))
+        },
+    );
+    module
+}
+
+/// `env::get(..)`.
+pub(super) fn env(watch: &Arc<Watch>) -> Module {
+    let mut module = Module::new();
+    let own = watch.clone();
+    module.set_native_fn(
+        "get",
+        move |name: ImmutableString| -> Result<ImmutableString, Box<EvalAltResult>> {
+            own.setting(&name, None)
+        },
+    );
+    let own = watch.clone();
+    module.set_native_fn(
+        "get",
+        move |name: ImmutableString,
+              default: ImmutableString|
+              -> Result<ImmutableString, Box<EvalAltResult>> { own.setting(&name, Some(default)) },
+    );
     module
 }

@@ -239,6 +239,12 @@ impl Watch {
         run.logs.push(level, text, offset_ms);
     }
 
+    /// Remembers a secret that the run obtains: it is taken out of what is kept of the run. False if that would be more
+    /// than `most`; then the run must not have it.
+    pub(super) fn obtained(&self, secret: &str, most: usize) -> bool {
+        self.run().redaction.note(secret, most)
+    }
+
     /// Records when the script wants to be tried again, should it fail.
     pub(super) fn set_retry_after(&self, wish: Duration) {
         self.run().retry_after = Some(wish);
