@@ -5,7 +5,7 @@ use rhai::{EvalAltResult, ImmutableString, NativeCallContext};
 use crate::model::{Secret, SecretName};
 
 use super::watch::{Stop, Watch};
-use super::{FaultKind, World, alloc};
+use super::{FaultKind, alloc};
 
 /// Secrets that one run may read: each is looked for in all that is kept of the run.
 const SECRETS_MAX: usize = 100;
@@ -22,22 +22,21 @@ impl Watch {
         default: Option<ImmutableString>,
     ) -> Result<ImmutableString, Raised> {
         let wrong = |why: String| -> Raised { format!("secrets::get: {why}").into() };
-        let (Some(world), Some(row)) = (self.world(), self.row()) else {
-            return Err(wrong("there are no secrets here".into()));
-        };
         let name: SecretName = name.parse().map_err(|why| wrong(format!("the name {why}")))?;
+        let command = || format!("picloud secret set {name}{}", self.in_app());
+        let missing = || {
+            default.ok_or_else(|| {
+                wrong(format!("there is no secret \"{name}\" in this app; store it with `{}`", command()))
+            })
+        };
+        let (Some(world), Some(row)) = (self.world(), self.row()) else { return missing() };
         let found =
             alloc::outside(|| world.store.read().and_then(|snapshot| snapshot.secret(row.app_id, &name)));
         let found = found.map_err(|error| {
             tracing::error!(%error, "a script's secret could not be read");
             self.stop(ctx, Stop::Fault(FaultKind::Platform))
         })?;
-        let command = || format!("picloud secret set {name}{}", in_app(&world, row.app_id));
-        let Some(Secret { sealed, .. }) = found else {
-            let missing =
-                || wrong(format!("there is no secret \"{name}\" in this app; store it with `{}`", command()));
-            return default.ok_or_else(missing);
-        };
+        let Some(Secret { sealed, .. }) = found else { return missing() };
         let plain = alloc::outside(|| world.sealer.open(row.app_id, &name, &sealed));
         let plain = plain.map_err(|why| wrong(format!("secret \"{name}\" {why} with `{}`", command())))?;
         if !self.obtained(plain.expose(), SECRETS_MAX) {
@@ -61,10 +60,11 @@ impl Watch {
                 .into()
         })
     }
-}
 
-/// The option that names the app to the command line.
-fn in_app(world: &World, app: uuid::Uuid) -> String {
-    let catalog = world.store.catalog();
-    catalog.apps.get(&app).map(|app| format!(" --app {}", app.slug)).unwrap_or_default()
+    /// The option that names the app to the command line.
+    fn in_app(&self) -> String {
+        let (Some(world), Some(row)) = (self.world(), self.row()) else { return String::new() };
+        let catalog = world.store.catalog();
+        catalog.apps.get(&row.app_id).map(|app| format!(" --app {}", app.slug)).unwrap_or_default()
+    }
 }

@@ -157,10 +157,7 @@ fn build(watch: &Arc<Watch>) -> Engine {
     program::restrict(&mut engine);
     engine.register_global_module(StandardPackage::new().as_shared_module());
     engine.register_global_module(guards::module(watch).into());
-    engine.register_global_module(sdk::globals(watch).into());
-    engine.register_static_module("log", sdk::log(watch).into());
-    engine.register_static_module("secrets", sdk::secrets(watch).into());
-    engine.register_static_module("env", sdk::env(watch).into());
+    sdk::furnish(&mut engine, watch);
     let progress = watch.clone();
     engine.on_progress(move |_| progress.tick().then_some(Dynamic::UNIT));
     let print = watch.clone();

@@ -139,7 +139,7 @@ fn fail_is_permanent_and_retry_after_waits() {
     let fault = fails("retry_after(30); retry_after(60); throw 1", FaultKind::Runtime, "1");
     assert_eq!((fault.retry_after, fault.permanent), (Some(Duration::from_secs(60)), false));
     gives("retry_after(86400); 1", "1");
-    fails("retry_after(-1)", FaultKind::Runtime, "retry_after takes 0 to 86400 seconds, not -1");
+    fails("retry_after(-1)", FaultKind::Runtime, "retry_after: takes 0 to 86400 seconds, not -1");
     fails("retry_after(86401)", FaultKind::Runtime, "86401");
 }
 

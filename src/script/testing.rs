@@ -75,6 +75,11 @@ pub(super) fn run(source: &str) -> Outcome {
     run_with(source, row(), Limits::default())
 }
 
+/// Runs an example of the reference, on a bench that has what examples may use.
+pub(super) fn run_example(source: &str) -> Outcome {
+    run(source)
+}
+
 /// Asserts that `source` answers 200 with this body.
 #[track_caller]
 pub(super) fn gives(source: &str, body: &str) {

@@ -1,0 +1,114 @@
+//! The kit of one namespace: its functions, and what is to be read about them.
+
+use std::sync::Arc;
+
+use rhai::{Engine, FuncRegistration, Module, RhaiNativeFunc, Variant};
+
+use super::super::watch::Watch;
+use super::Raised;
+use super::page::{Chapter, Page};
+
+/// Registers a function with the doc comment before its signature as its page:
+///
+/// ```text
+/// offer!(
+///     kit,
+///     /// Gives the larger of two numbers.
+///     ///
+///     /// Limits: none.
+///     ///
+///     /// ```rhai
+///     /// demo::larger(1, 2) // => 2
+///     /// ```
+///     "demo::larger(a, b)",
+///     |a: i64, b: i64| a.max(b)
+/// );
+/// ```
+///
+/// What examples say is described at [`Example`](super::Example).
+macro_rules! offer {
+    ($kit:expr, $(#[doc = $line:literal])+ $signature:literal, $function:expr $(,)?) => {
+        $kit.add($signature, concat!($($line, "\n"),+), $function)
+    };
+}
+pub(super) use offer;
+
+/// One namespace in the making.
+pub(super) struct Kit {
+    namespace: &'static str,
+    about: &'static str,
+    module: Module,
+    watch: Arc<Watch>,
+    pages: Vec<(&'static str, &'static str)>,
+    /// The name of each function registered, overloads included.
+    names: Vec<&'static str>,
+}
+
+impl Kit {
+    /// An empty namespace; an empty name is for functions that are called without one. `about` says in a sentence what
+    /// it is for.
+    pub(super) fn new(namespace: &'static str, about: &'static str, watch: &Arc<Watch>) -> Kit {
+        let (module, watch) = (Module::new(), watch.clone());
+        Kit { namespace, about, module, watch, pages: Vec::new(), names: Vec::new() }
+    }
+
+    /// The run that the functions work for; to be moved into them.
+    pub(super) fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
+    }
+
+    /// Registers a function and its page. [`offer!`] makes `doc` of a doc comment.
+    pub(super) fn add<A: 'static, const N: usize, const X: bool, R, const F: bool>(
+        &mut self,
+        signature: &'static str,
+        doc: &'static str,
+        function: impl RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
+    ) where
+        R: Variant + Clone,
+    {
+        self.pages.push((signature, doc));
+        self.also(Page::name_in(self.namespace, signature), function);
+    }
+
+    /// Registers a further form of the function `name`, which has a page: other types, or fewer arguments.
+    pub(super) fn also<A: 'static, const N: usize, const X: bool, R, const F: bool>(
+        &mut self,
+        name: &'static str,
+        function: impl RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
+    ) where
+        R: Variant + Clone,
+    {
+        self.names.push(name);
+        // Pure: it does not change its first argument, which may then be a constant such as `request`.
+        FuncRegistration::new(name)
+            .with_purity(true)
+            .with_volatility(true)
+            .set_into_module(&mut self.module, function);
+    }
+
+    /// Hands the functions to an engine.
+    pub(super) fn furnish(self, engine: &mut Engine) {
+        if self.namespace.is_empty() {
+            engine.register_global_module(self.module.into());
+        } else {
+            engine.register_static_module(self.namespace, self.module.into());
+        }
+    }
+
+    /// What is to be read about the namespace.
+    pub(super) fn chapter(&self) -> Chapter {
+        let pages = self.pages.iter().map(|(signature, doc)| Page::parse(self.namespace, signature, doc));
+        Chapter { name: self.namespace, about: self.about, pages: pages.collect() }
+    }
+
+    /// The names of all functions, overloads included, and how many the module really has.
+    #[cfg(test)]
+    pub(super) fn functions(&self) -> (&[&'static str], usize) {
+        (&self.names, self.module.count().1)
+    }
+}
+
+/// An error that scripts can catch: which function, and what is wrong with what it was given.
+pub(super) fn wrong(function: &str, why: impl std::fmt::Display) -> Raised {
+    format!("{function}: {why}").into()
+}
