@@ -208,8 +208,9 @@ fn settings_for_scripts_have_names_of_their_own() {
     );
     assert!(load("env = { a = 'b' }", &[], Overrides::default()).unwrap().env.contains_key("a"));
     let long = format!("[env]\nx = '{}'", "y".repeat(4097));
-    let many =
-        |count: usize| "[env]\n".to_owned() + &(0..count).map(|n| format!("n{n} = ''\n")).collect::<String>();
+    let many = |count: usize| {
+        format!("[env]\n{}", (0..count).map(|n| format!("n{n} = ''\n")).collect::<Vec<_>>().concat())
+    };
     assert_eq!(load(&many(100), &[], Overrides::default()).unwrap().env.len(), 100);
     for (text, message) in [
         ("[env]\nsite = 1", "picloud.toml:2: env.site must be a text of at most 4096 bytes"),

@@ -34,6 +34,7 @@ mod restart;
 mod restore_cuts;
 mod restores;
 mod schemas;
+mod secrets;
 mod starting;
 mod status;
 mod system;
