@@ -4,12 +4,12 @@
 //! in its scope and read in place. In functions, and in programs whose closures capture them, each mention is a copy:
 //! a shared value instead would be locked while `request.body.items.map(|i| request.params.n)` runs, and fail.
 
-use rhai::{AST, Dynamic, Map, Scope};
+use rhai::{AST, Dynamic, EvalAltResult, Map, Scope};
 
 use crate::model::{Kind, Row};
 
 use super::watch::Stop;
-use super::{Fault, FaultKind, convert};
+use super::convert;
 
 /// The name of the request's map.
 pub(super) const REQUEST: &str = "request";
@@ -122,12 +122,12 @@ fn event(row: &Row) -> Result<Dynamic, Stop> {
 }
 
 /// Refuses a run that added to `ctx` or `request`. The interpreter itself refuses changes of what was there.
-pub(super) fn check_unchanged(scope: &Scope) -> Result<(), Fault> {
+pub(super) fn check_unchanged(scope: &Scope) -> Result<(), Box<EvalAltResult>> {
     for (name, fields) in [(CTX, CTX_FIELDS), (REQUEST, REQUEST_FIELDS)] {
         let is_changed = |value: &Dynamic| value.as_map_ref().is_ok_and(|map| map.len() != fields);
         if scope.get(name).is_some_and(is_changed) && scope.is_constant(name) == Some(true) {
             let message = format!("{name} cannot be changed; copy it first: let copy = {name};");
-            return Err(Fault::new(FaultKind::Runtime, message));
+            return Err(EvalAltResult::ErrorSystem(String::new(), message.into()).into());
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use rhai::packages::{Package, StandardPackage};
-use rhai::{Dynamic, Engine, Scope};
+use rhai::{Dynamic, Engine, EvalAltResult, Scope};
 
 use crate::model::{Body, Row};
 
@@ -83,19 +83,8 @@ impl Bench {
     }
 
     fn evaluate(&self, program: &Program, limits: &Limits) -> Result<Response, Fault> {
-        let mut scope = Scope::new();
-        let explain = |error: &rhai::EvalAltResult| faults::explain(error, limits);
-        if !program.names.captured {
-            for (name, wanted) in [(CTX, program.names.ctx), (REQUEST, program.names.request)] {
-                if wanted {
-                    let value = self.watch.given(name).map_err(|error| explain(&error))?;
-                    scope.push_constant_dynamic(name, value);
-                }
-            }
-        }
-        let value: Dynamic =
-            self.engine.eval_ast_with_scope(&mut scope, &program.ast).map_err(|error| explain(&error))?;
-        context::check_unchanged(&scope)?;
+        let value = evaluate(&self.engine, &self.watch, program);
+        let value = value.map_err(|error| faults::explain(&error, limits))?;
         Response::read(&value, limits.response_bytes)
     }
 
@@ -149,6 +138,25 @@ impl Bench {
         self.engine = build(&self.watch);
         Fault::new(FaultKind::Panic, format!("the interpreter panicked: {}", super::logs::cut(&text, 1024)))
     }
+}
+
+/// Runs a program to its value.
+pub(super) fn evaluate(
+    engine: &Engine,
+    watch: &Watch,
+    program: &Program,
+) -> Result<Dynamic, Box<EvalAltResult>> {
+    let mut scope = Scope::new();
+    if !program.names.captured {
+        for (name, wanted) in [(CTX, program.names.ctx), (REQUEST, program.names.request)] {
+            if wanted {
+                scope.push_constant_dynamic(name, watch.given(name)?);
+            }
+        }
+    }
+    let value = engine.eval_ast_with_scope(&mut scope, &program.ast)?;
+    context::check_unchanged(&scope)?;
+    Ok(value)
 }
 
 /// An engine whose native functions answer to `watch`.

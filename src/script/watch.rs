@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rhai::{Dynamic, EvalAltResult, Map, NativeCallContext};
 
 use crate::model::{Chain, Row, UnixMs};
-use crate::store::kv::{View, ViewError};
+use crate::store::kv::{Mark, View, ViewError};
 
 use super::logs::Logs;
 use super::{Cancel, Control, FaultKind, Input, Limits, Redaction, World, alloc, context};
@@ -47,7 +47,9 @@ pub(super) struct Watch {
 struct Run {
     row: Option<Arc<Row>>,
     reused: bool,
-    operations_max: u64,
+    limits: Limits,
+    /// Scripts that wait for the one that runs.
+    calls: u16,
     began: Instant,
     deadline: Instant,
     control: Control,
@@ -59,6 +61,15 @@ struct Run {
     ctx: Option<Map>,
     world: Option<Arc<World>>,
     view: Option<View>,
+}
+
+/// A script that waits for another one in its run.
+pub(super) struct Frame {
+    row: Option<Arc<Row>>,
+    reused: bool,
+    request: Option<Map>,
+    ctx: Option<Map>,
+    mark: Option<Mark>,
 }
 
 /// What a run left behind.
@@ -88,7 +99,8 @@ impl Watch {
         let run = Run {
             row: None,
             reused: false,
-            operations_max: 0,
+            limits: Limits::default(),
+            calls: 0,
             began: now,
             deadline: now,
             control: Control::default(),
@@ -111,7 +123,8 @@ impl Watch {
         self.next_look.store(1, Ordering::Relaxed);
         let mut run = self.run();
         run.row = Some(input.row);
-        run.operations_max = limits.operations;
+        run.limits = limits.clone();
+        run.calls = 0;
         run.reused = reused;
         run.began = Instant::now();
         run.deadline = input.deadline;
@@ -149,6 +162,54 @@ impl Watch {
     /// The work that the run is for.
     pub(super) fn row(&self) -> Option<Arc<Row>> {
         self.run().row.clone()
+    }
+
+    /// What the run may use.
+    pub(super) fn limits(&self) -> Limits {
+        self.run().limits.clone()
+    }
+
+    /// Another script goes on in this run, for `row`; `reused` as its program says. Refused if `deep_max` scripts wait
+    /// already.
+    pub(super) fn enter(
+        &self,
+        ctx: &NativeCallContext,
+        row: Arc<Row>,
+        reused: bool,
+        deep_max: u16,
+    ) -> Result<Frame, Box<EvalAltResult>> {
+        self.check(ctx)?;
+        let mut run = self.run();
+        if run.calls >= deep_max {
+            return Err(format!("run::call: scripts call one another more than {deep_max} deep").into());
+        }
+        run.calls += 1;
+        let mark = alloc::outside(|| run.view.as_ref().map(View::mark));
+        Ok(Frame {
+            row: run.row.replace(row),
+            reused: std::mem::replace(&mut run.reused, reused),
+            request: run.request.take(),
+            ctx: run.ctx.take(),
+            mark,
+        })
+    }
+
+    /// The script that was left goes on. What the other one changed is taken back unless it stands.
+    pub(super) fn leave(&self, frame: Frame, stands: bool) {
+        let mut run = self.run();
+        run.calls -= 1;
+        let Frame { row, reused, request, ctx, mark } = frame;
+        let left = std::mem::replace(&mut run.row, row);
+        (run.reused, run.request, run.ctx) = (reused, request, ctx);
+        alloc::outside(|| {
+            drop(left);
+            match (&mut run.view, mark) {
+                (Some(view), Some(mark)) if !stands => view.go_back(mark),
+                // Nothing had been written when it was entered.
+                (Some(view), None) if !stands => view.clear(),
+                (Some(_) | None, _) => {}
+            }
+        });
     }
 
     /// When the run is out of time.
@@ -202,7 +263,7 @@ impl Watch {
         let over = run.over(count);
         // Once it must end, every further operation says so: some native functions swallow a callback's error.
         let next =
-            if over { 0 } else { (count + OPERATIONS_PER_LOOK).min(run.operations_max.saturating_add(1)) };
+            if over { 0 } else { (count + OPERATIONS_PER_LOOK).min(run.limits.operations.saturating_add(1)) };
         self.next_look.store(next, Ordering::Relaxed);
         over
     }
@@ -292,7 +353,7 @@ impl Run {
         }
         let kind = if alloc::is_over_budget() {
             FaultKind::Memory
-        } else if count > self.operations_max {
+        } else if count > self.limits.operations {
             FaultKind::Operations
         } else if let Some(reason) = self.control.cancelled() {
             match reason {

@@ -8,8 +8,12 @@
 mod env;
 mod globals;
 mod kit;
+mod kv;
 mod log;
+mod options;
 mod page;
+mod queue;
+mod run;
 mod secrets;
 #[cfg(test)]
 mod tests;
@@ -28,7 +32,15 @@ type Raised = Box<EvalAltResult>;
 
 /// All namespaces, in the order of the reference.
 fn kits(watch: &Arc<Watch>) -> Vec<Kit> {
-    vec![globals::kit(watch), log::kit(watch), secrets::kit(watch), env::kit(watch)]
+    vec![
+        globals::kit(watch),
+        kv::kit(watch),
+        queue::kit(watch),
+        run::kit(watch),
+        secrets::kit(watch),
+        env::kit(watch),
+        log::kit(watch),
+    ]
 }
 
 /// Gives an engine all namespaces; their functions answer to `watch`.

@@ -252,6 +252,11 @@ impl View {
         self.written = mark.0;
     }
 
+    /// Takes back everything that was written.
+    pub fn clear(&mut self) {
+        self.written = Written::default();
+    }
+
     /// What is to be committed; `None` if the run changed nothing.
     pub fn into_effects(self, cause: Option<Chain>) -> Option<Effects> {
         let Written { changes, rows, .. } = self.written;
