@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    apps, backups, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts,
+    apps, backups, call, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes, scripts,
     secrets, serve,
 };
 
@@ -66,6 +66,12 @@ pub(super) enum Command {
         /// What to do.
         #[command(subcommand)]
         verb: routes::Verb,
+    },
+    /// Values that scripts of an app keep
+    Kv {
+        /// What to do.
+        #[command(subcommand)]
+        verb: kv::Verb,
     },
     /// Secrets of an app: passwords and tokens that its scripts use
     Secret {

@@ -20,6 +20,7 @@ mod find;
 mod input;
 mod key;
 mod keys;
+mod kv;
 mod logs;
 mod outbox;
 mod render;

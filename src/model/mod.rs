@@ -22,7 +22,7 @@ pub use apps::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version,
 };
 pub use host::{Host, HostPattern};
-pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix};
+pub use kv::{KV_KEY_BYTES_MAX, KV_TTL_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix};
 pub use name::{Invalid, Name, RouteMethod, SOURCE_BYTES_MAX, ScriptSource, Slug};
 pub use path::{PathPattern, decode_param, normalise_path};
 pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine};

@@ -24,6 +24,7 @@ mod first_run;
 mod full_disk;
 mod hosts;
 mod kills;
+mod kv_api;
 mod limits;
 mod logs;
 mod management;

@@ -9,6 +9,7 @@ mod dead_letters;
 mod executions;
 mod input;
 mod keys;
+mod kv;
 mod logs;
 mod metrics;
 mod restores;
@@ -132,6 +133,7 @@ impl Office {
             [app] => self.app(call, app).await,
             [app, "domains", rest @ ..] => self.domains(call, self.find_app(app)?.id, rest).await,
             [app, "scripts", rest @ ..] => self.scripts(call, self.find_app(app)?.id, rest).await,
+            [app, "kv", rest @ ..] => self.kv(call, self.find_app(app)?.id, rest).await,
             [app, "secrets", rest @ ..] => self.secrets(call, self.find_app(app)?.id, rest).await,
             [app, "routes", rest @ ..] => {
                 let app = self.find_app(app)?;
