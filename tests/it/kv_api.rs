@@ -233,3 +233,22 @@ fn the_command_line_keeps_values() {
     let broken = run(&["kv", "import", &file]);
     assert!(broken.code == 1 && broken.err.contains("values.jsonl:2:"), "{}", broken.err);
 }
+
+#[test]
+fn values_are_in_backups() {
+    let daemon = Daemon::start();
+    put(&daemon, "stays", json!({ "value": [1, 2] }));
+    put(&daemon, "expires", json!({ "value": 1, "ttl": 1000 }));
+    let before = daemon.all("/apps/default/kv");
+    let backup = crate::backups::make(&daemon);
+    put(&daemon, "stays", json!({ "value": 0 }));
+    put(&daemon, "later", json!({ "value": 0 }));
+    daemon.done("POST", "/restore", json!({ "backup_id": backup["id"] }));
+    until("the restored store", || {
+        (daemon.done("GET", "/restore", Value::Null)["state"] == "served").then_some(())
+    });
+    assert_eq!(daemon.all("/apps/default/kv"), before);
+    let version = before[1]["version"].as_u64().unwrap();
+    let again = put(&daemon, "stays", json!({ "value": 3, "if_version": version }));
+    assert!(again.json()["version"].as_u64().unwrap() > version, "{again}");
+}

@@ -21,7 +21,9 @@ use zeroize::Zeroizing;
 
 use super::format::{self, Manifest};
 use super::{BackupError, space};
-use crate::model::{App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Secret, Version};
+use crate::model::{
+    App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Secret, Trigger, Version,
+};
 use crate::store::backend::Card;
 use crate::store::codec::{self, Stored};
 use crate::store::log::{self, BlockHead};
@@ -31,7 +33,7 @@ use crate::store::tables::{
     META_VERSIONS_BYTES, META_WEAR, SECRETS, TableKey, TableVisitor,
 };
 use crate::store::wear::Wear;
-use crate::store::{DEVICE_KEY_BYTES, Error, SCHEMA, Sealer, Space, Store, open, secrets};
+use crate::store::{DEVICE_KEY_BYTES, Error, SCHEMA, Sealer, Space, Store, kv, open, secrets};
 
 /// Rows that are held before they are written.
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
@@ -383,6 +385,12 @@ fn check_row(table: &str, key: &[u8], value: &[u8]) -> Result<(), Error> {
         "keys" => check_id(key, value, |key: &Key| key.id),
         "outbox" => check_id(key, value, |row: &Row| row.execution_id),
         "dead_letters" => check_id(key, value, |letter: &DeadLetter| letter.id),
+        "triggers" => check_id(key, value, |trigger: &Trigger| trigger.id),
+        // When a schedule last struck is looked at by who reads it: without it, it strikes anew.
+        "ticks" => Ok(()),
+        "kv" => codec::decode::<kv::Entry>(value).and_then(|_| check_kv_key(key)),
+        "kv_usage" => codec::decode::<kv::Usage>(value).map(drop),
+        "kv_expiry" => check_kv_key(key.get(8..).unwrap_or_default()),
         "secrets" => check_secret(key, value),
         "log_index" => codec::decode::<BlockHead>(value).map(drop),
         // Its blocks are checked with their index.
@@ -411,6 +419,11 @@ fn check_version(key: &[u8], value: &[u8]) -> Result<(), Error> {
         Some((_, number)) if number == version.version => Ok(()),
         _ => Err(Error::Damaged { what: Version::WHAT, why: format!("it says {}", version.version) }),
     }
+}
+
+fn check_kv_key(key: &[u8]) -> Result<(), Error> {
+    let short = || Error::Damaged { what: "kv key", why: "it names no app".into() };
+    kv::key_of(key.get(16..).ok_or_else(short)?).map(drop)
 }
 
 fn check_secret(key: &[u8], value: &[u8]) -> Result<(), Error> {
