@@ -220,7 +220,7 @@ fn settings_for_scripts_have_names_of_their_own() {
         ("[env.site]\nx = 'y'", "env.site must be a text"),
         ("env = 1", "env is a table: write it as [env]"),
         (&long, "picloud.toml:2: env.x must be a text"),
-        (&many(101), "picloud.toml:102: env.n100 is one too many"),
+        (&many(101), "picloud.toml:101: env.n99 is one too many"),
     ] {
         check(text, &[], message);
     }
