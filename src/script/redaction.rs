@@ -11,6 +11,8 @@ use zeroize::Zeroizing;
 
 /// Shorter values would be found in texts that have nothing to do with them.
 const VALUE_BYTES_MIN: usize = 8;
+/// Beginnings of a value that are looked at from the end of a text: one is usual, and many are made to take long.
+const HEADS_MAX: usize = 64;
 /// What stands in the place of a value.
 const INSTEAD: &str = "[secret]";
 
@@ -75,7 +77,8 @@ impl Redaction {
 /// Where the text ends in the beginning of `value`, as it does where it was cut.
 fn cut_value_at(text: &str, value: &str) -> Option<usize> {
     let head = value.get(..value.ceil_char_boundary(VALUE_BYTES_MIN))?;
-    text.match_indices(head).map(|(at, _)| at).find(|at| value.starts_with(&text[*at..]))
+    let places = text.rmatch_indices(head).map(|(at, _)| at).take(HEADS_MAX);
+    places.filter(|at| value.starts_with(&text[*at..])).min()
 }
 
 impl fmt::Debug for Redaction {
