@@ -3,6 +3,7 @@
 //! Plain values with their defaults. What is allowed in each stands in `rules`, so every `Config` that was
 //! loaded is within its ranges. 0 for a number of threads means that the machine decides.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub backups: Backups,
     /// The daemon's own log.
     pub log: Log,
+    /// Plain settings that scripts read, by name.
+    pub env: BTreeMap<String, String>,
 }
 
 /// Sockets, connections and the place of the data.

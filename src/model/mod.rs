@@ -13,6 +13,7 @@ mod record;
 mod request;
 mod row;
 mod sandbox;
+mod secret;
 #[cfg(test)]
 pub(crate) mod testing;
 mod time;
@@ -23,12 +24,13 @@ pub use apps::{
 };
 pub use egress::{Egress, HostRule, Network};
 pub use host::{Host, HostPattern};
-pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix};
+pub use kv::{KV_KEY_BYTES_MAX, KV_TTL_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix};
 pub use name::{Invalid, Name, RouteMethod, SOURCE_BYTES_MAX, ScriptSource, Slug};
 pub use path::{PathPattern, decode_param, normalise_path};
 pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine};
 pub use request::{BODY_BYTES_MAX, Body, Request};
 pub use row::{Chain, InboxId, Kind, Row};
 pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
+pub use secret::{SECRET_BYTES_MAX, SECRET_NAME_BYTES_MAX, Secret, SecretName, SecretText};
 pub use time::UnixMs;
 pub use trigger::{CatchUp, Overlap, Trigger, TriggerOn};

@@ -8,7 +8,7 @@
 //! cores: one that works takes the next run anyway when it is done. For runs that take longer, or sleep, one more
 //! bench keeps watch while there is work, and steps in when a run has waited for a moment.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,7 +21,7 @@ use super::library::{Library, Resolved};
 use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome, World};
 use super::{Bench, Ceilings, Limits, stack_bytes};
 use crate::model::{LogLine, Row};
-use crate::store::Store;
+use crate::store::{Sealer, Store};
 
 /// A run that waited this long for a working bench gets another one.
 const WATCH: Duration = Duration::from_millis(1);
@@ -97,6 +97,8 @@ pub struct Settings {
     pub ceilings: Ceilings,
     /// Limit of a queued run whose script names none.
     pub timeout_async: Duration,
+    /// Plain settings for scripts, by name.
+    pub env: BTreeMap<String, String>,
     /// Bytes that all runs together may leave behind before [`LeakHook`] is called.
     pub leaked_bytes_max: u64,
 }
@@ -159,11 +161,11 @@ struct Running {
 }
 
 impl Executor {
-    /// Starts the threads. Scripts call others by `messenger`.
+    /// Starts the threads. Scripts call others by `messenger`, and their secrets are opened by `sealer`.
     pub fn start(
         settings: Settings,
         store: Store,
-        messenger: Messenger,
+        (messenger, sealer): (Messenger, Sealer),
         on_leak: LeakHook,
     ) -> std::io::Result<Executor> {
         let benches = settings.benches.max(2);
@@ -177,7 +179,9 @@ impl Executor {
             world: Arc::new(World {
                 library: Library::new(store.clone(), settings.cache_bytes, settings.limits.clone()),
                 timeout_async: settings.timeout_async,
+                env: settings.env.clone(),
                 store,
+                sealer,
             }),
             messenger,
             settings,

@@ -9,6 +9,7 @@ pub mod alloc;
 #[cfg(test)]
 mod bomb_tests;
 mod cache;
+mod confided;
 mod context;
 mod convert;
 mod egress;
@@ -23,6 +24,7 @@ mod library;
 mod limits;
 mod logs;
 mod program;
+mod redaction;
 mod response;
 mod run;
 mod sdk;
@@ -39,6 +41,7 @@ pub use executor::{Executor, Finished, Job, Lane, LeakHook, Settings, Tally, Ver
 pub use library::Library;
 pub use limits::{Ceilings, Limits};
 pub use program::{CompileError, Program, compile};
+pub use redaction::Redaction;
 pub use response::Response;
 pub use run::{Cancel, Control, Fault, FaultKind, Input, Outcome, World};
 pub use sdk::{Chapter, Example, ExampleOutcome, Page, reference};

@@ -1,5 +1,6 @@
 //! Runs of small programs, for the tests of this room.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -131,7 +132,8 @@ pub(super) fn world() -> Arc<World> {
         }
     });
     let library = Library::new(store.clone(), 1024 * 1024, Limits::default());
-    Arc::new(World { store, library, timeout_async: Duration::from_secs(30) })
+    let (sealer, env) = (store::Sealer::new([7; 32].into()), BTreeMap::new());
+    Arc::new(World { store, sealer, env, library, timeout_async: Duration::from_secs(30) })
 }
 
 /// Asserts that `source` answers 200 with this body.

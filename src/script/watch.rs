@@ -16,7 +16,7 @@ use crate::store::kv::{Mark, View, ViewError};
 
 use super::egress::Messenger;
 use super::logs::Logs;
-use super::{Cancel, Control, FaultKind, Input, Limits, World, alloc, context};
+use super::{Cancel, Control, FaultKind, Input, Limits, Redaction, World, alloc, context};
 
 /// Operations between two looks at the clock and the control.
 const OPERATIONS_PER_LOOK: u64 = 1024;
@@ -57,6 +57,7 @@ struct Run {
     stop: Option<Stop>,
     logs: Logs,
     retry_after: Option<Duration>,
+    redaction: Redaction,
     request: Option<Map>,
     ctx: Option<Map>,
     world: Option<Arc<World>>,
@@ -78,6 +79,8 @@ pub(super) struct Remains {
     pub(super) stop: Option<Stop>,
     pub(super) logs: Logs,
     pub(super) retry_after: Option<Duration>,
+    /// What it was told in confidence.
+    pub(super) redaction: Redaction,
     pub(super) operations: u64,
     /// What it saw and changed, if it asked.
     pub(super) view: Option<View>,
@@ -106,6 +109,7 @@ impl Watch {
             stop: None,
             logs: Logs::default(),
             retry_after: None,
+            redaction: Redaction::default(),
             request: None,
             ctx: None,
             world: None,
@@ -151,6 +155,7 @@ impl Watch {
             stop: run.stop.take(),
             logs: std::mem::take(&mut run.logs),
             retry_after: run.retry_after.take(),
+            redaction: std::mem::take(&mut run.redaction),
             operations: self.operations.load(Ordering::Relaxed),
             view: run.view.take(),
             chain,
@@ -311,6 +316,12 @@ impl Watch {
         let mut run = self.run();
         let offset_ms = u32::try_from(run.began.elapsed().as_millis()).unwrap_or(u32::MAX);
         run.logs.push(level, text, offset_ms);
+    }
+
+    /// Remembers a secret that the run obtains: it is taken out of what is kept of the run. False if that would be more
+    /// than `most`; then the run must not have it.
+    pub(super) fn obtained(&self, secret: &str, most: usize) -> bool {
+        self.run().redaction.note(secret, most)
     }
 
     /// Records when the script wants to be tried again, should it fail.

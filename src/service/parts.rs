@@ -68,11 +68,13 @@ fn shelf(config: &Config) -> backup::Settings {
 pub(super) fn custody(
     config: &Config,
     trial: backup::Trial,
+    sealer: store::Sealer,
     reopen: mpsc::UnboundedSender<()>,
 ) -> http::Custody {
     http::Custody {
         backups: backup::Backups::new(shelf(config)),
         premises: premises(config),
+        sealer,
         trial,
         reopen,
         admin_key: first_run::key_in_file(&config.server.data_dir, Uuid::now_v7(), UnixMs::now())
@@ -104,6 +106,7 @@ pub(super) fn executor(config: &Config) -> script::Settings {
         cache_bytes: config.scripts.cache_bytes,
         limits: limits_of(&config.scripts.limits),
         ceilings: ceilings_of(&config.scripts.ceilings),
+        env: config.env.clone(),
         leaked_bytes_max: config.scripts.leaked_bytes_max,
     }
 }

@@ -7,7 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Error, kv, old};
-use crate::model::{App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Trigger, Version};
+use crate::model::{
+    App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Secret, Trigger, Version,
+};
 
 /// A type that is stored.
 pub(crate) trait Stored: Serialize + DeserializeOwned {
@@ -39,6 +41,7 @@ stored!(
     Route = 1 "route",
     Key = 1 "key",
     Trigger = 1 "trigger",
+    Secret = 1 "secret",
     ExecutionRecord<'static> = 1 "execution record",
 );
 
@@ -206,6 +209,7 @@ mod tests {
             let _ = decode::<Route>(&bytes);
             let _ = decode::<Key>(&bytes);
             let _ = decode::<Trigger>(&bytes);
+            let _ = decode::<Secret>(&bytes);
             let _ = decode::<ExecutionRecord<'static>>(&bytes);
             let _ = decode::<DeadLetter>(&bytes);
             let _ = decode::<super::super::wear::Wear>(&bytes);

@@ -31,6 +31,8 @@ mod pace;
 mod queue;
 mod read;
 mod retention;
+mod seal;
+mod secrets;
 mod space;
 mod tables;
 #[cfg(test)]
@@ -52,5 +54,6 @@ pub use migrate::SCHEMA;
 pub use open::Settings;
 pub use queue::End;
 pub use read::{ExecutionFilter, Page, Position, Snapshot, Stopped};
+pub use seal::{DEVICE_KEY_BYTES, NoRandomness, Sealer, Unopened};
 pub use space::{Bounds, Full, Space};
 pub use wear::Wear;

@@ -5,6 +5,7 @@
 //! is their page, for the terminal and for the reference alike. A test runs every example of every page, and refuses a
 //! function without one.
 
+mod env;
 mod globals;
 mod http;
 mod kit;
@@ -14,6 +15,7 @@ mod options;
 mod page;
 mod queue;
 mod run;
+mod secrets;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +39,8 @@ fn kits(watch: &Arc<Watch>) -> Vec<Kit> {
         queue::kit(watch),
         run::kit(watch),
         http::kit(watch),
+        secrets::kit(watch),
+        env::kit(watch),
         log::kit(watch),
     ]
 }
