@@ -27,7 +27,7 @@ pub(super) enum Verb {
         /// Its slug or id
         app: String,
     },
-    /// Change an app: its slug, its name, or what it may take of the device
+    /// Change an app: its names, what it may take of the device, and what its scripts may call
     Update(Update),
     /// Remove an app and all that belongs to it
     Rm {
@@ -36,29 +36,34 @@ pub(super) enum Verb {
     },
 }
 
-/// What changes. What is not named stays as it is.
+/// What is to be changed of an app.
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
 pub(super) struct Update {
     /// Its slug or id
     app: String,
     /// A new slug
-    #[arg(long, group = "change")]
+    #[arg(long)]
     slug: Option<String>,
-    /// A new name
-    #[arg(long, group = "change")]
+    /// A new name for people
+    #[arg(long)]
     name: Option<String>,
+    /// Hosts that scripts may call, like api.example.org, *.example.org:443; `any` for every public one, `none`
+    #[arg(long, value_name = "HOST,..", value_delimiter = ',')]
+    egress_allow: Vec<String>,
+    /// Networks that scripts may call though they are not public, like 192.168.1.0/24; or `none`
+    #[arg(long, value_name = "NETWORK,..", value_delimiter = ',')]
+    egress_network: Vec<String>,
     /// Runs at once
-    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    #[arg(long, value_name = "N | default", value_parser = limit)]
     concurrency: Option<Limited>,
     /// Requests a second; 0 = any number
-    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    #[arg(long, value_name = "N | default", value_parser = limit)]
     requests_per_second: Option<Limited>,
     /// Bytes of its keys and values
-    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    #[arg(long, value_name = "N | default", value_parser = limit)]
     kv_bytes: Option<Limited>,
     /// Async rows that were accepted and have not ended
-    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    #[arg(long, value_name = "N | default", value_parser = limit)]
     queue_rows: Option<Limited>,
 }
 
@@ -89,7 +94,12 @@ pub(super) fn run(session: &mut Session<'_>, verb: Verb) -> Result<(), Error> {
             let value = session.client.get(&app_path(&app), &app_name(&app))?;
             show(session, value)
         }
-        Verb::Update(args) => update(session, args),
+        Verb::Update(update) => {
+            let (path, what) = (app_path(&update.app), app_name(&update.app));
+            let body = update.patch(session)?;
+            let app = session.client.patch(&path, &body, &what)?;
+            session.told(format_args!("updated {what}"), &app)
+        }
         Verb::Rm { app } => session.remove(&app_path(&app), &app_name(&app)),
     }
 }
@@ -101,29 +111,48 @@ fn show(session: &mut Session<'_>, mut app: Value) -> Result<(), Error> {
     session.object(&app, &["slug", "name", "id", "limits"])
 }
 
-fn update(session: &mut Session<'_>, args: Update) -> Result<(), Error> {
-    let (path, what) = (app_path(&args.app), app_name(&args.app));
-    let mut change = Map::new();
-    let names = [("slug", args.slug), ("name", args.name)];
-    change.extend(names.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
-    let limits = [
-        ("concurrency", args.concurrency),
-        ("requests_per_second", args.requests_per_second),
-        ("kv_bytes", args.kv_bytes),
-        ("queue_rows", args.queue_rows),
-    ];
-    if limits.iter().any(|(_, limit)| limit.is_some()) {
-        // The API replaces all limits at once.
-        let mut all = session.client.get(&path, &what)?["limits"].take();
-        for (name, limit) in limits {
-            if let Some(Limited(number)) = limit {
-                all[name] = json!(number);
+impl Update {
+    /// The fields that change. Limits are one field, and so is what scripts may call: the part that stays is asked for.
+    fn patch(self, session: &Session<'_>) -> Result<Value, Error> {
+        let mut patch = Map::new();
+        let (path, what) = (app_path(&self.app), app_name(&self.app));
+        let changed = [("egress", self.egress()), ("limits", self.limits())];
+        for (part, changes) in changed.into_iter().filter(|(_, changes)| !changes.is_empty()) {
+            let mut whole = session.client.get(&path, &what)?[part].take();
+            for (field, value) in changes {
+                whole[field] = value;
             }
+            patch.insert(part.to_owned(), whole);
         }
-        change.insert("limits".to_owned(), all);
+        for (field, value) in [("slug", self.slug), ("name", self.name)] {
+            patch.extend(value.map(|value| (field.to_owned(), value.into())));
+        }
+        if patch.is_empty() {
+            return Err(Error::Usage("nothing to change: see `picloud app update --help`".to_owned()));
+        }
+        Ok(patch.into())
     }
-    let app = session.client.patch(&path, &Value::from(change), &what)?;
-    session.told(format_args!("{what}: limits are {}", limits_set(&app["limits"])), &app)
+
+    fn egress(&self) -> Vec<(&'static str, Value)> {
+        let allow = match self.egress_allow.as_slice() {
+            [] => None,
+            [one] if one == "any" => Some(Value::Null),
+            hosts => Some(listed(hosts)),
+        };
+        let networks = Some(self.egress_network.as_slice()).filter(|list| !list.is_empty()).map(listed);
+        let given = [("allow", allow), ("networks", networks)];
+        given.into_iter().filter_map(|(field, value)| Some((field, value?))).collect()
+    }
+
+    fn limits(&self) -> Vec<(&'static str, Value)> {
+        let given = [
+            ("concurrency", self.concurrency),
+            ("requests_per_second", self.requests_per_second),
+            ("kv_bytes", self.kv_bytes),
+            ("queue_rows", self.queue_rows),
+        ];
+        given.into_iter().filter_map(|(field, limit)| Some((field, json!(limit?.0)))).collect()
+    }
 }
 
 /// The limits that an app has of its own.
@@ -137,5 +166,13 @@ fn limit(text: &str) -> Result<Limited, String> {
     match text {
         "default" => Ok(Limited(None)),
         text => Ok(Limited(Some(text.parse().map_err(|_| "must be a whole number, or \"default\"")?))),
+    }
+}
+
+/// The list that was given; the word `none` is the empty one.
+fn listed(given: &[String]) -> Value {
+    match given {
+        [one] if one == "none" => json!([]),
+        list => json!(list),
     }
 }

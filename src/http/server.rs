@@ -16,6 +16,7 @@ use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
 use crate::dispatch::Dispatch;
 use crate::model::{AppCeilings, UnixMs};
+use crate::script::ChainKey;
 use crate::store::backup::Trial;
 use crate::store::{Catalog, Store};
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub access_log: bool,
     /// The key from the daemon's environment.
     pub device_key: Option<String>,
+    /// What calls of this device's own scripts are signed with.
+    pub chain_key: ChainKey,
 }
 
 /// The route table that requests are held against, swapped whole when the set-up changes.
@@ -77,8 +80,7 @@ impl Server {
         custody: Custody,
     ) -> Server {
         let auth = Auth::new(settings.device_key.as_deref());
-        let reception =
-            Reception::new(dispatch.clone(), auth.clone(), settings.ingress, info.rate_limited.clone());
+        let reception = Reception::new(dispatch.clone(), auth.clone(), settings.ingress, settings.chain_key);
         let trial = custody.trial.clone();
         let office = Office {
             store,
@@ -90,6 +92,7 @@ impl Server {
             page_limit_max: settings.page_limit_max,
             endurance_tbw: settings.endurance_tbw,
             app_ceilings: settings.app_ceilings,
+            rate_limited: reception.rate_limited(),
             custody,
         };
         let access_log = settings.access_log;

@@ -4,6 +4,7 @@
 //! only be built valid. Every other room uses this one, and it uses none of them.
 
 mod apps;
+mod egress;
 mod host;
 mod kv;
 mod limits;
@@ -13,6 +14,7 @@ mod record;
 mod request;
 mod row;
 mod sandbox;
+mod secret;
 #[cfg(test)]
 pub(crate) mod testing;
 mod time;
@@ -21,8 +23,9 @@ mod trigger;
 pub use apps::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version,
 };
+pub use egress::{Egress, HostRule, Network};
 pub use host::{Host, HostPattern};
-pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix};
+pub use kv::{KV_KEY_BYTES_MAX, KV_TTL_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix};
 pub use limits::{AppCeilings, AppLimits, REQUESTS_PER_SECOND_MAX};
 pub use name::{Invalid, Name, RouteMethod, SOURCE_BYTES_MAX, ScriptSource, Slug};
 pub use path::{PathPattern, decode_param, normalise_path};
@@ -30,5 +33,6 @@ pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine}
 pub use request::{BODY_BYTES_MAX, Body, Request};
 pub use row::{Chain, InboxId, Kind, Row};
 pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
+pub use secret::{SECRET_BYTES_MAX, SECRET_NAME_BYTES_MAX, Secret, SecretName, SecretText};
 pub use time::UnixMs;
 pub use trigger::{CatchUp, Overlap, Trigger, TriggerOn};

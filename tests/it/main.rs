@@ -7,6 +7,7 @@
 
 mod harness;
 mod http;
+mod peers;
 
 mod asynchronous;
 mod backups;
@@ -18,6 +19,7 @@ mod connections;
 mod context;
 mod dead_letters;
 mod drain;
+mod egress;
 mod executions;
 mod fairness;
 mod faults;
@@ -25,6 +27,7 @@ mod first_run;
 mod full_disk;
 mod hosts;
 mod kills;
+mod kv_api;
 mod limits;
 mod logs;
 mod management;
@@ -35,6 +38,7 @@ mod restart;
 mod restore_cuts;
 mod restores;
 mod schemas;
+mod secrets;
 mod starting;
 mod status;
 mod system;

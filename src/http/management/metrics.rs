@@ -60,7 +60,7 @@ impl Office {
         text.counter(
             "http_rate_limited_total",
             "Requests refused because their app was called too often.",
-            &self.info.rate_limited,
+            &self.rate_limited,
         );
         let (open, accepted) = self.guests.count();
         text.gauge("http_connections", "Connections open now.", open);

@@ -9,16 +9,19 @@ mod dead_letters;
 mod executions;
 mod input;
 mod keys;
+mod kv;
 mod logs;
 mod metrics;
 mod restores;
 mod routes;
 mod scripts;
+mod secrets;
 mod status;
 mod system;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
@@ -73,6 +76,8 @@ pub(super) struct Office {
     pub(super) page_limit_max: usize,
     pub(super) endurance_tbw: u64,
     pub(super) app_ceilings: AppCeilings,
+    /// Requests refused because their app was called too often.
+    pub(super) rate_limited: Arc<AtomicU64>,
     pub(super) custody: Custody,
 }
 
@@ -132,6 +137,8 @@ impl Office {
             [app] => self.app(call, app).await,
             [app, "domains", rest @ ..] => self.domains(call, self.find_app(app)?.id, rest).await,
             [app, "scripts", rest @ ..] => self.scripts(call, self.find_app(app)?.id, rest).await,
+            [app, "kv", rest @ ..] => self.kv(call, self.find_app(app)?.id, rest).await,
+            [app, "secrets", rest @ ..] => self.secrets(call, self.find_app(app)?.id, rest).await,
             [app, "routes", rest @ ..] => {
                 let app = self.find_app(app)?;
                 self.routes(call, table, app.id, rest).await

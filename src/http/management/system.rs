@@ -1,6 +1,5 @@
 //! How the device is: alive, ready, which version.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -24,8 +23,6 @@ pub struct SystemInfo {
     pub resident_bytes: fn() -> Option<u64>,
     /// Answers by the first digit of their status, from 1xx.
     pub answers: [AtomicU64; 5],
-    /// Requests refused because their app was called too often.
-    pub rate_limited: Arc<AtomicU64>,
 }
 
 impl SystemInfo {
@@ -37,7 +34,6 @@ impl SystemInfo {
             draining: AtomicBool::new(false),
             resident_bytes,
             answers: Default::default(),
-            rate_limited: Arc::default(),
         }
     }
 

@@ -48,6 +48,12 @@ impl<'a> Options<'a> {
         text.map(Some).ok_or_else(|| self.bad(name, &format!("a text of 1 to {bytes_max} bytes")))
     }
 
+    /// A truth value.
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Raised> {
+        let Some(value) = self.find(name) else { return Ok(None) };
+        value.as_bool().map(Some).map_err(|_| self.bad(name, "true or false"))
+    }
+
     /// Seconds, whole or not, more than none and at most `most`.
     pub(super) fn seconds(&self, name: &str, most: Duration) -> Result<Option<Duration>, Raised> {
         let Some(value) = self.find(name) else { return Ok(None) };
@@ -56,7 +62,8 @@ impl<'a> Options<'a> {
             // Beyond 32 bits it is too long anyway.
             Some(u32::try_from(whole).map_or(if whole < 0 { -1.0 } else { f64::MAX }, f64::from))
         });
-        let wish = seconds.filter(|seconds| *seconds >= 0.0).and_then(|wish| Duration::try_from_secs_f64(wish).ok());
+        let wish =
+            seconds.filter(|seconds| *seconds >= 0.0).and_then(|wish| Duration::try_from_secs_f64(wish).ok());
         let wish = wish.filter(|wish| *wish <= most);
         wish.map(Some).ok_or_else(|| self.bad(name, &format!("0 to {} seconds", most.as_secs())))
     }
