@@ -13,6 +13,7 @@ mod record;
 mod request;
 mod row;
 mod sandbox;
+mod schedule;
 #[cfg(test)]
 pub(crate) mod testing;
 mod time;
@@ -30,5 +31,6 @@ pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine}
 pub use request::{BODY_BYTES_MAX, Body, Request};
 pub use row::{Chain, InboxId, Kind, Row};
 pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
+pub use schedule::{Schedule, Timetable, ZoneName};
 pub use time::UnixMs;
-pub use trigger::{CatchUp, Overlap, Trigger, TriggerOn};
+pub use trigger::{CatchUp, Overlap, Tick, Trigger, TriggerOn};
