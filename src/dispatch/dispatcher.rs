@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::Dispatch;
+use super::holds::Holds;
 use crate::model::{Row, UnixMs};
 use crate::script::{Lane, Turns, is_fair};
 
@@ -37,6 +38,7 @@ pub(crate) struct Dispatcher {
 struct State {
     ready: Turns<Entry>,
     timers: BinaryHeap<Reverse<Timer>>,
+    holds: Holds<Entry>,
     suspects: VecDeque<Entry>,
     suspect_under_way: Option<Uuid>,
     claims: Claims,
@@ -88,10 +90,23 @@ struct Due {
 }
 
 pub(crate) struct Entry {
-    pub(crate) id: Uuid,
-    pub(crate) app: Uuid,
+    pub(crate) tag: Tag,
     /// `None` if it is to be read back when it is due.
     pub(crate) row: Option<Arc<Row>>,
+}
+
+/// What is known of a row that is not in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tag {
+    pub(crate) id: Uuid,
+    pub(crate) app: Uuid,
+    pub(crate) trigger: Option<Uuid>,
+}
+
+impl Tag {
+    fn of(row: &Row) -> Tag {
+        Tag { id: row.execution_id, app: row.app_id, trigger: row.trigger_id }
+    }
 }
 
 struct Timer {
@@ -135,18 +150,18 @@ fn run(dispatch: &Dispatch) {
     let dispatcher = &dispatch.inner.dispatcher;
     while let Some(Due { claims, urgent, granted }) = dispatcher.wait() {
         for entry in granted {
-            let Entry { id, app, row } = entry;
-            match row.map_or_else(|| dispatch.load(id), |row| Ok(Some(row))) {
+            let Entry { tag, row } = entry;
+            match row.map_or_else(|| dispatch.load(tag.id), |row| Ok(Some(row))) {
                 Ok(Some(row)) => dispatch.run(if row.is_sync() { Lane::Sync } else { Lane::Async }, row),
                 // It ended in the meantime: an operator cancelled it.
-                Ok(None) => dispatcher.finished(id, app),
-                Err(_) => dispatch.put_off(id, app),
+                Ok(None) => dispatcher.finished(tag.id, tag.app),
+                Err(_) => dispatch.put_off(tag),
             }
         }
         if claims.is_empty() {
             continue;
         }
-        let ids = claims.iter().map(|entry| entry.id).collect();
+        let ids = claims.iter().map(|entry| entry.tag.id).collect();
         let own = dispatch.clone();
         dispatch.inner.store.claim(ids, urgent, move |claimed| match claimed {
             Ok(()) => own.grant(claims),
@@ -160,24 +175,25 @@ impl Dispatch {
     /// Lets claimed rows run, unless the house closes: then they were not begun.
     fn grant(&self, claims: Vec<Entry>) {
         for entry in self.inner.dispatcher.grant(claims) {
-            self.inner.store.release(entry.id);
+            self.inner.store.release(entry.tag.id);
         }
     }
 
     /// A claimed row could not be read. The card is about to be given up; if not, it is tried again.
-    fn put_off(&self, id: Uuid, app: Uuid) {
-        self.inner.store.release(id);
-        self.inner.dispatcher.finished(id, app);
-        self.inner.dispatcher.orphan(id, app, UnixMs::now().plus(TICK), TICK);
+    fn put_off(&self, tag: Tag) {
+        self.inner.store.release(tag.id);
+        self.inner.dispatcher.finished(tag.id, tag.app);
+        self.inner.dispatcher.orphan(tag, UnixMs::now().plus(TICK), TICK);
     }
 }
 
 impl Dispatcher {
-    /// A place for one more claimed row of this app, if there is one and no row waits that should have it.
-    pub(crate) fn reserve(&self, app: Uuid) -> bool {
-        let mut state = lock(&self.state);
+    /// A place for one more row to be claimed at once, if there is one and no row waits that should have it.
+    pub(crate) fn reserve(&self, row: &Row) -> bool {
+        let (app, mut state) = (row.app_id, lock(&self.state));
         let wanted = state.ready.len_of(app) > 0 || state.ready.peek(|app| state.claims.may(app)).is_some();
-        let free = !wanted && state.claims.may(&app) && !state.closing;
+        // What holds the rows of a trigger back is asked when they are due.
+        let free = !wanted && row.trigger_id.is_none() && state.claims.may(&app) && !state.closing;
         if free {
             state.claims.take(app);
         }
@@ -195,7 +211,7 @@ impl Dispatcher {
     pub(crate) fn ready(&self, row: Arc<Row>) {
         let mut state = lock(&self.state);
         let entry = state.hold(row);
-        state.ready.push(entry.app, entry);
+        state.ready.push(entry.tag.app, entry);
         self.ring(state);
     }
 
@@ -209,9 +225,9 @@ impl Dispatcher {
 
     /// A row that was waiting when an earlier process ended. A wall clock that went backwards must not hold it
     /// for ever, so it never waits longer than `wait_max`.
-    pub(crate) fn orphan(&self, id: Uuid, app: Uuid, due_at: UnixMs, wait_max: Duration) {
+    pub(crate) fn orphan(&self, tag: Tag, due_at: UnixMs, wait_max: Duration) {
         let wait = due_at.since(UnixMs::now()).min(wait_max);
-        lock(&self.state).schedule(Entry { id, app, row: None }, wait);
+        lock(&self.state).schedule(Entry { tag, row: None }, wait);
     }
 
     /// A row that was running when an earlier process ended.
@@ -239,6 +255,9 @@ impl Dispatcher {
         if state.suspect_under_way == Some(id) {
             state.suspect_under_way = None;
         }
+        if let Some(next) = state.holds.ended(id) {
+            state.ready.push(next.tag.app, next);
+        }
         if !state.ready.is_empty() || !state.suspects.is_empty() {
             self.ring(state);
         }
@@ -247,8 +266,8 @@ impl Dispatcher {
     /// Takes a waiting row out. It has a claimed row's place then, for its end gives one back.
     pub(crate) fn withdraw(&self, id: Uuid) -> Option<Entry> {
         let mut state = lock(&self.state);
-        let of = |entry: &Entry| entry.id == id;
-        let entry = if let Some(entry) = state.ready.remove(of) {
+        let of = |entry: &Entry| entry.tag.id == id;
+        let entry = if let Some(entry) = state.ready.remove(of).or_else(|| state.holds.remove(of)) {
             Some(entry)
         } else if let Some(at) = state.suspects.iter().position(of) {
             state.suspects.remove(at)
@@ -258,15 +277,38 @@ impl Dispatcher {
             state.timers = rest.into();
             found.pop().map(|timer| timer.0.entry)
         }?;
-        state.claims.take(entry.app);
+        state.claims.take(entry.tag.app);
         state.let_go(&entry);
         Some(entry)
     }
 
-    /// Rows that are due, and rows that wait for their time.
-    pub(crate) fn waiting(&self) -> (usize, usize) {
+    /// Rows of this trigger that are claimed from now on are held until it goes on.
+    pub(crate) fn pause(&self, trigger: Uuid) {
+        lock(&self.state).holds.pause(trigger);
+    }
+
+    /// The trigger goes on: its held rows are due, after what is due already.
+    pub(crate) fn resume(&self, trigger: Uuid) {
+        self.let_in(|holds| holds.resume(trigger));
+    }
+
+    /// Whether only one row of this trigger runs at a time.
+    pub(crate) fn set_serial(&self, trigger: Uuid, serial: bool) {
+        self.let_in(|holds| holds.set_serial(trigger, serial));
+    }
+
+    fn let_in(&self, release: impl FnOnce(&mut Holds<Entry>) -> Vec<Entry>) {
+        let mut state = lock(&self.state);
+        for entry in release(&mut state.holds) {
+            state.ready.push(entry.tag.app, entry);
+        }
+        self.ring(state);
+    }
+
+    /// Rows that are due, rows that wait for their time, and rows that their trigger holds back.
+    pub(crate) fn waiting(&self) -> (usize, usize, usize) {
         let state = lock(&self.state);
-        (state.ready.len() + state.suspects.len(), state.timers.len())
+        (state.ready.len() + state.suspects.len(), state.timers.len(), state.holds.len())
     }
 
     /// Claims nothing more and ends the thread. Gives back the rows that were claimed and will not run.
@@ -281,7 +323,7 @@ impl Dispatcher {
             // It only ends by itself; a panic there is already in the log.
             let _ = thread.join();
         }
-        claimed.into_iter().map(|entry| entry.id).collect()
+        claimed.into_iter().map(|entry| entry.tag.id).collect()
     }
 
     fn ring(&self, mut state: MutexGuard<'_, State>) {
@@ -322,7 +364,7 @@ impl State {
         let weight = row.weight();
         let fits = self.held_bytes + weight <= HELD_BYTES_MAX;
         self.held_bytes += if fits { weight } else { 0 };
-        Entry { id: row.execution_id, app: row.app_id, row: fits.then_some(row) }
+        Entry { tag: Tag::of(&row), row: fits.then_some(row) }
     }
 
     fn let_go(&mut self, entry: &Entry) {
@@ -338,7 +380,7 @@ impl State {
     fn wake_timers(&mut self, now: Instant) {
         while self.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now) {
             if let Some(Reverse(timer)) = self.timers.pop() {
-                self.ready.push(timer.entry.app, timer.entry);
+                self.ready.push(timer.entry.tag.app, timer.entry);
             }
         }
     }
@@ -347,14 +389,24 @@ impl State {
         let mut claims = Vec::new();
         while self.claims.all < CLAIMED_MAX {
             let suspect = if self.suspect_under_way.is_none() { self.suspects.pop_front() } else { None };
-            self.suspect_under_way = suspect.as_ref().map(|entry| entry.id).or(self.suspect_under_way);
-            let next = || self.ready.pop(|app| self.claims.may(app)).map(|(_, entry)| entry);
-            let Some(entry) = suspect.or_else(next) else { break };
-            self.claims.take(entry.app);
+            self.suspect_under_way = suspect.as_ref().map(|entry| entry.tag.id).or(self.suspect_under_way);
+            let Some(entry) = suspect.or_else(|| self.next_ready()) else { break };
+            self.claims.take(entry.tag.app);
             self.let_go(&entry);
             claims.push(entry);
         }
         claims
+    }
+
+    /// The next row that is due, whose app may have a place and whose trigger lets it run.
+    fn next_ready(&mut self) -> Option<Entry> {
+        loop {
+            let (_, entry) = self.ready.pop(|app| self.claims.may(app))?;
+            let admitted = self.holds.admit(entry.tag.trigger, entry.tag.id, entry);
+            if admitted.is_some() {
+                return admitted;
+            }
+        }
     }
 }
 
@@ -383,7 +435,7 @@ mod tests {
             (0..*count).for_each(|_| dispatcher.ready(row(*letter, 0)));
         }
         let claims = lock(&dispatcher.state).take_claims();
-        let of = |letter: u8| claims.iter().filter(|entry| entry.app == app(letter)).count();
+        let of = |letter: u8| claims.iter().filter(|entry| entry.tag.app == app(letter)).count();
         assert_eq!(come.iter().map(|(letter, _)| of(*letter)).collect::<Vec<_>>(), claimed, "{come:?}");
     }
 
@@ -401,17 +453,17 @@ mod tests {
         let dispatcher = Dispatcher::default();
         (0..1000).for_each(|number| dispatcher.ready(row(b'a', number)));
         let flood = lock(&dispatcher.state).take_claims();
-        assert!(!dispatcher.reserve(app(b'a')), "its earlier rows go first");
-        assert!(dispatcher.reserve(app(b'b')), "there is a place for another at once");
+        assert!(!dispatcher.reserve(&row(b'a', 1)), "its earlier rows go first");
+        assert!(dispatcher.reserve(&row(b'b', 1)), "there is a place for another at once");
         dispatcher.release(app(b'b'));
         dispatcher.ready(row(b'b', 5000));
         let claims = lock(&dispatcher.state).take_claims();
-        assert_eq!(claims.iter().map(|entry| entry.id.as_u128()).collect::<Vec<_>>(), [5000]);
+        assert_eq!(claims.iter().map(|entry| entry.tag.id.as_u128()).collect::<Vec<_>>(), [5000]);
         for entry in flood {
-            dispatcher.finished(entry.id, entry.app);
+            dispatcher.finished(entry.tag.id, entry.tag.app);
         }
         let next = lock(&dispatcher.state).take_claims();
-        assert_eq!(next[0].id.as_u128(), 193, "within an app the first goes first");
+        assert_eq!(next[0].tag.id.as_u128(), 193, "within an app the first goes first");
     }
 
     #[test]
@@ -424,5 +476,34 @@ mod tests {
         dispatcher.finished(Uuid::from_u128(1), app(b'a'));
         let state = lock(&dispatcher.state);
         assert!(state.claims.all == 0 && state.claims.by_app.is_empty() && state.held_bytes == 0);
+    }
+
+    #[test]
+    fn what_a_trigger_holds_back_takes_no_place() {
+        let (dispatcher, trigger) = (Dispatcher::default(), Uuid::from_u128(7));
+        let of_trigger = |number| {
+            let row = row(b'a', number).as_ref().clone();
+            Arc::new(Row { trigger_id: Some(trigger), ..row })
+        };
+        let claimed = || {
+            let claims = lock(&dispatcher.state).take_claims();
+            claims.iter().map(|entry| entry.tag.id.as_u128()).collect::<Vec<_>>()
+        };
+        dispatcher.set_serial(trigger, true);
+        (1..4).for_each(|number| dispatcher.ready(of_trigger(number)));
+        dispatcher.ready(row(b'a', 9));
+        assert_eq!((claimed(), dispatcher.waiting()), (vec![1, 9], (0, 0, 2)));
+        assert!(!dispatcher.reserve(&of_trigger(5)), "it goes through the line");
+        dispatcher.finished(Uuid::from_u128(1), app(b'a'));
+        assert_eq!(claimed(), [2]);
+        dispatcher.pause(trigger);
+        dispatcher.finished(Uuid::from_u128(2), app(b'a'));
+        assert_eq!(claimed(), [0; 0]);
+        assert!(dispatcher.withdraw(Uuid::from_u128(3)).is_some(), "what is held can be cancelled");
+        dispatcher.finished(Uuid::from_u128(3), app(b'a'));
+        dispatcher.ready(of_trigger(4));
+        assert_eq!((claimed(), dispatcher.waiting()), (vec![], (0, 0, 1)));
+        dispatcher.resume(trigger);
+        assert_eq!(claimed(), [4]);
     }
 }

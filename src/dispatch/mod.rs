@@ -6,6 +6,7 @@
 //! HTTP: a failed run is a [`Fault`], and what status that is, is for others to say.
 
 mod dispatcher;
+mod holds;
 mod inbox;
 mod outcome;
 mod policy;
@@ -23,7 +24,7 @@ pub use policy::{Next, Policy};
 use crate::model::{ExecutionRecord, Row, UnixMs};
 use crate::script::{Executor, Fault, FaultKind, Finished, Job, Lane, Response, Verdict};
 use crate::store::{self, Recovered, Store};
-use dispatcher::Dispatcher;
+use dispatcher::{Dispatcher, Tag};
 
 /// Records that a slow reader of the log tail may fall behind.
 const TAIL_LENGTH: usize = 1024;
@@ -160,7 +161,7 @@ impl Dispatch {
             return Err(store::Error::Behind);
         }
         let row = Arc::new(row);
-        let (app, claimed) = (row.app_id, self.inner.dispatcher.reserve(row.app_id));
+        let (app, claimed) = (row.app_id, self.inner.dispatcher.reserve(&row));
         let (tell, told) = oneshot::channel();
         let this = self.clone();
         self.inner.store.enqueue(row.clone(), claimed, move |accepted| {
@@ -194,9 +195,9 @@ impl Dispatch {
         let Some(entry) = self.inner.dispatcher.withdraw(execution) else { return false };
         let row = entry.row.map_or_else(|| self.load(execution), |row| Ok(Some(row)));
         let Ok(Some(row)) = row else {
-            self.inner.dispatcher.finished(execution, entry.app);
+            self.inner.dispatcher.finished(execution, entry.tag.app);
             if row.is_err() {
-                self.inner.dispatcher.orphan(execution, entry.app, UnixMs::now(), Duration::ZERO);
+                self.inner.dispatcher.orphan(entry.tag, UnixMs::now(), Duration::ZERO);
             }
             return false;
         };
@@ -234,8 +235,24 @@ impl Dispatch {
         &self.inner.tally
     }
 
-    /// Async rows that wait: ready now, and for their time.
-    pub fn waiting(&self) -> (usize, usize) {
+    /// Holds rows of this trigger back from now on; those that run go on, those of an interrupted run come again. Said
+    /// anew after each start.
+    pub fn pause(&self, trigger: Uuid) {
+        self.inner.dispatcher.pause(trigger);
+    }
+
+    /// Lets the rows of this trigger run again.
+    pub fn resume(&self, trigger: Uuid) {
+        self.inner.dispatcher.resume(trigger);
+    }
+
+    /// Whether the rows of this trigger run one at a time, in their order. Said anew after each start.
+    pub fn set_serial(&self, trigger: Uuid, serial: bool) {
+        self.inner.dispatcher.set_serial(trigger, serial);
+    }
+
+    /// Async rows that wait: ready now, for their time, and for their trigger.
+    pub fn waiting(&self) -> (usize, usize, usize) {
         self.inner.dispatcher.waiting()
     }
 
@@ -297,8 +314,10 @@ impl Dispatch {
         sorted.sort_by_key(|found| (suspect(found), found.execution_id));
         for found in sorted {
             if !suspect(&found) {
-                let Recovered { execution_id, app_id, due_at, wait_max, .. } = found;
-                self.inner.dispatcher.orphan(execution_id, app_id, due_at, wait_max);
+                let Recovered {
+                    execution_id: id, app_id: app, trigger_id: trigger, due_at, wait_max, ..
+                } = found;
+                self.inner.dispatcher.orphan(Tag { id, app, trigger }, due_at, wait_max);
                 continue;
             }
             let Ok(Some(row)) = self.load(found.execution_id) else { continue };

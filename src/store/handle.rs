@@ -39,6 +39,8 @@ pub struct Recovered {
     pub execution_id: Uuid,
     /// Whose.
     pub app_id: Uuid,
+    /// What made it, if a trigger did.
+    pub trigger_id: Option<Uuid>,
     /// When it may run.
     pub due_at: UnixMs,
     /// The longest that it may still have to wait, whatever the clock says.
@@ -250,6 +252,10 @@ impl Store {
         claimed: bool,
         reply: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
+        // The writer asks again; a flood that is refused need not reach it.
+        if let Err(full) = self.check_share(row.app_id, u64::from(!row.is_sync())) {
+            return reply(Err(full));
+        }
         let queue = self.lock();
         if queue.frozen {
             drop(queue);

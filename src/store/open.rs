@@ -251,6 +251,7 @@ fn recover_outbox(txn: &WriteTransaction) -> Result<Orphans, Error> {
         recovered.push(Recovered {
             execution_id: row.execution_id,
             app_id: row.app_id,
+            trigger_id: row.trigger_id,
             due_at: row.due_at,
             wait_max: Duration::from_millis(row.wait_ms),
             began,

@@ -107,9 +107,10 @@ impl Office {
             "Bytes that runs left behind.",
             &executor.tally().leaked_bytes,
         );
-        let (ready, scheduled) = self.dispatch.waiting();
+        let (ready, scheduled, held) = self.dispatch.waiting();
         text.gauge("dispatcher_ready", "Async rows that are due.", ready);
         text.gauge("dispatcher_scheduled", "Async rows that wait for their time.", scheduled);
+        text.gauge("dispatcher_held", "Async rows that their trigger holds back.", held);
     }
 
     fn card(&self, text: &mut Exposition) {
