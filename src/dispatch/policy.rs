@@ -46,7 +46,9 @@ impl Policy {
         match fault.kind {
             FaultKind::Drain => return Next::Keep,
             FaultKind::Cancelled => return Next::Drop,
-            FaultKind::Overloaded | FaultKind::Conflict => return Next::Requeue(self.jitter(self.backoff_base, chance)),
+            FaultKind::Overloaded | FaultKind::Conflict => {
+                return Next::Requeue(self.jitter(self.backoff_base, chance));
+            }
             FaultKind::Gone => return Next::Dead("script_gone"),
             FaultKind::Validation | FaultKind::Operations | FaultKind::Memory => {
                 return Next::Dead("permanent");

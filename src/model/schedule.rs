@@ -65,8 +65,7 @@ fn read_line(line: &str) -> Result<Cron, Invalid> {
 }
 
 fn read_zone(name: &str) -> Result<TimeZone, Invalid> {
-    TimeZone::get(name)
-        .map_err(|_| Invalid(format!("\"{name}\" is no time zone like Europe/Berlin or UTC")))
+    TimeZone::get(name).map_err(|_| Invalid(format!("\"{name}\" is no time zone like Europe/Berlin or UTC")))
 }
 
 impl FromStr for Schedule {
@@ -189,8 +188,7 @@ impl CronDateTime for Moment {
     fn to_civil(&self) -> CivilDateTime {
         let now = self.0.datetime();
         let date = CivilDate::from_parts_unchecked(now.year().into(), part(now.month()), part(now.day()));
-        let time =
-            CivilTime::from_parts_unchecked(part(now.hour()), part(now.minute()), part(now.second()));
+        let time = CivilTime::from_parts_unchecked(part(now.hour()), part(now.minute()), part(now.second()));
         CivilDateTime::new(date, time)
     }
 
@@ -199,8 +197,10 @@ impl CronDateTime for Moment {
     }
 
     fn resolve_civil(&self, of: CivilDateTime) -> Result<Resolution<Moment>, CronError> {
-        let ambiguous = self.0.time_zone().to_ambiguous_zoned_datetime(civil(of).ok_or(CronError::InvalidDate)?);
-        let moment = |found: Result<ZonedDateTime, jiff::Error>| found.map(Moment).map_err(|_| CronError::InvalidTime);
+        let ambiguous =
+            self.0.time_zone().to_ambiguous_zoned_datetime(civil(of).ok_or(CronError::InvalidDate)?);
+        let moment =
+            |found: Result<ZonedDateTime, jiff::Error>| found.map(Moment).map_err(|_| CronError::InvalidTime);
         Ok(match ambiguous.offset() {
             AmbiguousOffset::Unambiguous { .. } => Resolution::Single(moment(ambiguous.unambiguous())?),
             AmbiguousOffset::Gap { .. } => Resolution::Gap,
@@ -312,7 +312,8 @@ mod tests {
             let error = line.parse::<Schedule>().expect_err(line);
             assert!(error.0.contains(says), "{line}: {error}");
         }
-        for line in ["0 7 * * *", "  0  7 * * * ", "*/5 * * * * *", "@hourly", "0 0 * * SUN#1", "0 0 15W * ?"] {
+        for line in ["0 7 * * *", "  0  7 * * * ", "*/5 * * * * *", "@hourly", "0 0 * * SUN#1", "0 0 15W * ?"]
+        {
             assert!(line.parse::<Schedule>().is_ok(), "{line}");
         }
     }

@@ -66,7 +66,11 @@ fn deep_and_long_sources_are_refused_or_run() {
         let compiled = compiler.unwrap().join().unwrap();
         on_a_bench(move || {
             if let Ok(program) = compiled {
-                let input = Input { row: Arc::new(row()), deadline: Instant::now() + Duration::from_secs(5), world: None };
+                let input = Input {
+                    row: Arc::new(row()),
+                    deadline: Instant::now() + Duration::from_secs(5),
+                    world: None,
+                };
                 drop(Bench::new().run(&program, input, &Limits::default(), &Control::default()));
             }
         });
@@ -85,7 +89,8 @@ fn bomb_with(source: &str, row: Row, kinds: &[FaultKind]) {
     let text = source.to_owned();
     let outcome = on_a_bench(move || {
         let program = compile(&text.parse().unwrap()).unwrap_or_else(|error| panic!("{error}"));
-        let input = Input { row: Arc::new(row), deadline: Instant::now() + Duration::from_millis(500), world: None };
+        let input =
+            Input { row: Arc::new(row), deadline: Instant::now() + Duration::from_millis(500), world: None };
         Bench::new().run(&program, input, &small(), &Control::default())
     });
     let kind = outcome.result.as_ref().err().map(|fault| fault.kind);
@@ -272,7 +277,11 @@ fn closures_that_hold_each_other_are_counted() {
             let row = Arc::new(row());
             let mut bench = Bench::new();
             for round in 0..3 {
-                let input = Input { row: row.clone(), deadline: Instant::now() + Duration::from_secs(5), world: None };
+                let input = Input {
+                    row: row.clone(),
+                    deadline: Instant::now() + Duration::from_secs(5),
+                    world: None,
+                };
                 let outcome = bench.run(&program, input, &Limits::default(), &Control::default());
                 // The first run of a bench may fill caches of the interpreter.
                 assert!(round == 0 || outcome.leaked_bytes == 0, "{source}: {outcome:?}");
@@ -300,7 +309,11 @@ fn a_panic_of_native_code_is_a_fault() {
         bench.panic_on("explode");
         let mut go = |source: &str| {
             let program = compile(&source.parse().unwrap()).unwrap();
-            let input = Input { row: Arc::new(row()), deadline: Instant::now() + Duration::from_secs(5), world: None };
+            let input = Input {
+                row: Arc::new(row()),
+                deadline: Instant::now() + Duration::from_secs(5),
+                world: None,
+            };
             bench.run(&program, input, &Limits::default(), &Control::default())
         };
         let fault = go("print(1); try { explode() } catch { } 1").result.unwrap_err();
@@ -323,8 +336,11 @@ fn outside_reasons_end_a_run() {
             });
             let outcome = on_a_bench(move || {
                 let program = compile(&source.parse().unwrap()).unwrap();
-                let input =
-                    Input { row: Arc::new(row()), deadline: Instant::now() + Duration::from_secs(10), world: None };
+                let input = Input {
+                    row: Arc::new(row()),
+                    deadline: Instant::now() + Duration::from_secs(10),
+                    world: None,
+                };
                 let limits = Limits { operations: u64::MAX, ..Limits::default() };
                 Bench::new().run(&program, input, &limits, &control)
             });
@@ -347,7 +363,11 @@ fn a_bench_is_clean_for_the_next_run() {
         let mut bench = Bench::new();
         let mut go = |source: &str| {
             let program = compile(&source.parse().unwrap()).unwrap();
-            let input = Input { row: Arc::new(row()), deadline: Instant::now() + Duration::from_secs(5), world: None };
+            let input = Input {
+                row: Arc::new(row()),
+                deadline: Instant::now() + Duration::from_secs(5),
+                world: None,
+            };
             bench.run(&program, input, &Limits::default(), &Control::default())
         };
         for bad in [

@@ -8,8 +8,8 @@ use rhai::{AST, Dynamic, EvalAltResult, Map, Scope};
 
 use crate::model::{Kind, Row};
 
-use super::watch::Stop;
 use super::convert;
+use super::watch::Stop;
 
 /// The name of the request's map.
 pub(super) const REQUEST: &str = "request";

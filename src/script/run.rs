@@ -95,7 +95,15 @@ impl Outcome {
     /// The outcome of a run that was not made.
     pub fn refused(fault: Fault) -> Outcome {
         let (logs, duration) = (Vec::new(), Duration::ZERO);
-        Outcome { result: Err(fault), effects: None, logs, operations: 0, peak_bytes: 0, leaked_bytes: 0, duration }
+        Outcome {
+            result: Err(fault),
+            effects: None,
+            logs,
+            operations: 0,
+            peak_bytes: 0,
+            leaked_bytes: 0,
+            duration,
+        }
     }
 
     /// Bytes on the heap that this outcome holds itself.

@@ -64,7 +64,8 @@ pub(super) fn run_with(source: &str, row: Row, limits: Limits) -> Outcome {
         let program = compile(&source).unwrap_or_else(|error| panic!("does not compile: {error}"));
         let row = Arc::new(row);
         let mut bench = Bench::new();
-        let input = || Input { row: row.clone(), deadline: Instant::now() + Duration::from_secs(10), world: None };
+        let input =
+            || Input { row: row.clone(), deadline: Instant::now() + Duration::from_secs(10), world: None };
         bench.run(&program, input(), &limits, &Control::default())
     })
 }

@@ -7,7 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Error, kv, old};
-use crate::model::{App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Trigger, Version};
+use crate::model::{
+    App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Tick, Trigger, Version,
+};
 
 /// A type that is stored.
 pub(crate) trait Stored: Serialize + DeserializeOwned {
@@ -39,6 +41,7 @@ stored!(
     Route = 1 "route",
     Key = 1 "key",
     Trigger = 1 "trigger",
+    Tick = 1 "tick",
     ExecutionRecord<'static> = 1 "execution record",
 );
 
@@ -198,6 +201,7 @@ mod tests {
             let _ = decode::<Route>(&bytes);
             let _ = decode::<Key>(&bytes);
             let _ = decode::<Trigger>(&bytes);
+            let _ = decode::<Tick>(&bytes);
             let _ = decode::<ExecutionRecord<'static>>(&bytes);
             let _ = decode::<DeadLetter>(&bytes);
             let _ = decode::<super::super::wear::Wear>(&bytes);

@@ -15,12 +15,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,8 @@ use uuid::Uuid;
 
 use super::Error;
 use super::backup;
-use super::open::Cards;
 use super::kv;
+use super::open::Cards;
 use super::tables::{
     self, DEAD_LETTERS, KV, KV_EXPIRY, KV_USAGE, LOG, LOG_INDEX, META, OUTBOX, TICKS, TableKey, TableVisitor,
 };

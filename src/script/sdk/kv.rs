@@ -92,23 +92,24 @@ fn reading(kit: &mut Kit) {
 
 fn writing(kit: &mut Kit) {
     let watch = kit.watch();
-    let set = move |ctx: NativeCallContext, key: &str, value: Dynamic, options: &Map| -> Result<bool, Raised> {
-        let options = Options::of("kv::set", options, &["ttl", "if_version"])?;
-        let ttl = options.seconds("ttl", TTL_MAX)?;
-        let if_version = options.int("if_version", (0, i64::MAX))?;
-        let json = json(&watch, &ctx, "kv::set", &value)?;
-        watch.with_view(&ctx, "kv::set", |view| {
-            let key = parse_key(key)?;
-            if let Some(version) = if_version
-                && !view.is_version(&key, u64::try_from(version).unwrap_or(0))?
-            {
-                return Ok(false);
-            }
-            let expires_at = ttl.map(|ttl| view.now().plus(ttl));
-            view.put(Put { key, value: Bytes::copy_from_slice(&json), expires_at })?;
-            Ok(true)
-        })
-    };
+    let set =
+        move |ctx: NativeCallContext, key: &str, value: Dynamic, options: &Map| -> Result<bool, Raised> {
+            let options = Options::of("kv::set", options, &["ttl", "if_version"])?;
+            let ttl = options.seconds("ttl", TTL_MAX)?;
+            let if_version = options.int("if_version", (0, i64::MAX))?;
+            let json = json(&watch, &ctx, "kv::set", &value)?;
+            watch.with_view(&ctx, "kv::set", |view| {
+                let key = parse_key(key)?;
+                if let Some(version) = if_version
+                    && !view.is_version(&key, u64::try_from(version).unwrap_or(0))?
+                {
+                    return Ok(false);
+                }
+                let expires_at = ttl.map(|ttl| view.now().plus(ttl));
+                view.put(Put { key, value: Bytes::copy_from_slice(&json), expires_at })?;
+                Ok(true)
+            })
+        };
     let plain = set.clone();
     offer!(
         kit,
@@ -129,7 +130,9 @@ fn writing(kit: &mut Kit) {
         "kv::set(key, value, options)",
         move |ctx: NativeCallContext, key: &str, value: Dynamic, options: Map| set(ctx, key, value, &options)
     );
-    kit.also("set", move |ctx: NativeCallContext, key: &str, value: Dynamic| plain(ctx, key, value, &Map::new()));
+    kit.also("set", move |ctx: NativeCallContext, key: &str, value: Dynamic| {
+        plain(ctx, key, value, &Map::new())
+    });
     let watch = kit.watch();
     offer!(
         kit,
@@ -247,12 +250,7 @@ fn invalid(what: &str, text: &str, why: &Invalid) -> ViewError {
     ViewError::Limit(format!("the {what} {shown:?} {why}"))
 }
 
-fn find(
-    watch: &Watch,
-    ctx: &NativeCallContext,
-    function: &str,
-    key: &str,
-) -> Result<Option<Found>, Raised> {
+fn find(watch: &Watch, ctx: &NativeCallContext, function: &str, key: &str) -> Result<Option<Found>, Raised> {
     watch.with_view(ctx, function, |view| view.get(&parse_key(key)?))
 }
 
@@ -282,9 +280,8 @@ fn described(
     key: &str,
     found: &Found,
 ) -> Result<Dynamic, Raised> {
-    let version = found.version.map_or(Dynamic::UNIT, |version| {
-        i64::try_from(version).unwrap_or(i64::MAX).into()
-    });
+    let version =
+        found.version.map_or(Dynamic::UNIT, |version| i64::try_from(version).unwrap_or(i64::MAX).into());
     let expires_at = found.expires_at.map_or(Dynamic::UNIT, |UnixMs(at)| at.into());
     Ok(Map::from([
         ("key".into(), key.into()),

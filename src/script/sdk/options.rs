@@ -56,7 +56,8 @@ impl<'a> Options<'a> {
             // Beyond 32 bits it is too long anyway.
             Some(u32::try_from(whole).map_or(if whole < 0 { -1.0 } else { f64::MAX }, f64::from))
         });
-        let wish = seconds.filter(|seconds| *seconds >= 0.0).and_then(|wish| Duration::try_from_secs_f64(wish).ok());
+        let wish =
+            seconds.filter(|seconds| *seconds >= 0.0).and_then(|wish| Duration::try_from_secs_f64(wish).ok());
         let wish = wish.filter(|wish| *wish <= most);
         wish.map(Some).ok_or_else(|| self.bad(name, &format!("0 to {} seconds", most.as_secs())))
     }

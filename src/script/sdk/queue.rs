@@ -8,8 +8,8 @@ use rhai::{Dynamic, Map, NativeCallContext};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::super::watch::Watch;
 use super::super::World;
+use super::super::watch::Watch;
 use super::options::Options;
 use super::{Kit, Raised, kv, offer, wrong};
 use crate::model::{Body, Kind, Name, Request, Row, Script, TriggerOn, UnixMs};
@@ -99,7 +99,8 @@ fn send(
     watch.with_view(ctx, "queue::send", |view| {
         let queue: Name = name.parse().map_err(|why| ViewError::Limit(format!("the name {name:?} {why}")))?;
         let Some(trigger) = view.queue(&queue) else {
-            let why = format!("no trigger takes messages of \"{name}\"; make one of the kind \"queue\" first");
+            let why =
+                format!("no trigger takes messages of \"{name}\"; make one of the kind \"queue\" first");
             return Err(ViewError::Limit(why));
         };
         let catalog = world.store.catalog();
@@ -169,7 +170,8 @@ fn row(
     wishes: &Wishes,
 ) -> Row {
     let (execution_id, now): (Uuid, UnixMs) = (world.store.new_id(), UnixMs::now());
-    let timeout = script.timeout_seconds.map_or(world.timeout_async, |limit| Duration::from_secs(limit.into()));
+    let timeout =
+        script.timeout_seconds.map_or(world.timeout_async, |limit| Duration::from_secs(limit.into()));
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Row {
         execution_id,

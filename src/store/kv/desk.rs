@@ -104,8 +104,7 @@ impl Desk {
         self.rows.extend(effects.rows);
         for change in effects.changes {
             let is_watched = reactions.to_change(app, &change).next().is_some();
-            let watched =
-                is_watched.then(|| Watched { reactions: reactions.clone(), cause: effects.cause });
+            let watched = is_watched.then(|| Watched { reactions: reactions.clone(), cause: effects.cause });
             self.put(Staged { app, commit, change, watched });
         }
     }
@@ -116,8 +115,9 @@ impl Desk {
         let at = self.latest.entry((staged.app, staged.change.key.clone())).or_insert(self.staged.len());
         match self.staged.get_mut(*at) {
             Some(before) if before.watched.is_none() && staged.watched.is_none() => {
-                self.bytes =
-                    self.bytes.saturating_sub(usize::try_from(before.change.weight()).unwrap_or(0) + size_of::<Staged>());
+                self.bytes = self.bytes.saturating_sub(
+                    usize::try_from(before.change.weight()).unwrap_or(0) + size_of::<Staged>(),
+                );
                 *before = staged;
             }
             Some(_) | None => {
@@ -183,7 +183,12 @@ impl Desk {
     }
 
     /// Clears away some values that have expired by `now`, or whose app is gone.
-    pub(crate) fn sweep(&mut self, txn: &WriteTransaction, catalog: &Catalog, now: UnixMs) -> Result<(), Error> {
+    pub(crate) fn sweep(
+        &mut self,
+        txn: &WriteTransaction,
+        catalog: &Catalog,
+        now: UnixMs,
+    ) -> Result<(), Error> {
         self.swept_at = Some(now);
         let expired = self.sweep_expired(txn, now)?;
         let gone = self.usage.keys().copied().find(|app| !catalog.apps.contains_key(app));
@@ -290,7 +295,8 @@ impl Tables<'_> {
     /// Removes a value that nobody can see any more.
     fn forget(&mut self, app: Uuid, key: &KvKey, usage: &mut Usage) -> Result<(), Error> {
         let raw = raw_key(app, key.as_str());
-        let old = self.kv.remove(raw.as_slice())?.map(|old| codec::decode::<Entry>(old.value())).transpose()?;
+        let old =
+            self.kv.remove(raw.as_slice())?.map(|old| codec::decode::<Entry>(old.value())).transpose()?;
         usage.count(key.as_str(), old.as_ref(), None);
         if let Some(at) = old.and_then(|old| old.expires_at) {
             self.expiry.remove(expiry_key(at, &raw).as_slice())?;
@@ -306,4 +312,3 @@ impl Usage {
         self.bytes = (self.bytes + new.map_or(0, weigh)).saturating_sub(old.map_or(0, weigh));
     }
 }
-

@@ -30,7 +30,10 @@ impl Base {
 
     /// The value of a key, expired or not.
     pub(crate) fn get(&self, app: Uuid, key: &KvKey) -> Result<Option<Entry>, Error> {
-        self.kv.get(raw_key(app, key.as_str()).as_slice())?.map(|bytes| codec::decode(bytes.value())).transpose()
+        self.kv
+            .get(raw_key(app, key.as_str()).as_slice())?
+            .map(|bytes| codec::decode(bytes.value()))
+            .transpose()
     }
 
     /// Values whose keys begin with `prefix` and come after `after`, in order.

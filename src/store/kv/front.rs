@@ -239,7 +239,9 @@ impl State {
         base: &Base,
     ) -> Result<Vec<(KvKey, Entry)>, Error> {
         let mut file = base.range(app, prefix, after)?.peekable();
-        let mut slots = self.slots_in(prefix, after).filter_map(|(key, slot)| Some((key, slot.commit, slot.pending.as_ref()?)));
+        let mut slots = self
+            .slots_in(prefix, after)
+            .filter_map(|(key, slot)| Some((key, slot.commit, slot.pending.as_ref()?)));
         let mut slot = slots.next();
         let mut found = Vec::new();
         while found.len() < limit {

@@ -8,9 +8,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::front::{Front, Reads, Seen, Stale};
-use super::{
-    CHANGED_BYTES_MAX, CHANGES_MAX, Change, Effects, Entry, LIST_MAX, QUEUED_BYTES_MAX, QUEUED_MAX,
-};
+use super::{CHANGED_BYTES_MAX, CHANGES_MAX, Change, Effects, Entry, LIST_MAX, QUEUED_BYTES_MAX, QUEUED_MAX};
 use crate::model::{Chain, KV_VALUE_BYTES_MAX, KvKey, KvPrefix, Name, Row, Trigger, UnixMs};
 use crate::store::{Error, Store};
 
@@ -164,7 +162,9 @@ impl View {
             return Err(ViewError::Limit(format!("one run changes at most {CHANGES_MAX} values")));
         }
         if bytes > CHANGED_BYTES_MAX {
-            return Err(ViewError::Limit(format!("one run changes at most {CHANGED_BYTES_MAX} bytes of values")));
+            return Err(ViewError::Limit(format!(
+                "one run changes at most {CHANGED_BYTES_MAX} bytes of values"
+            )));
         }
         self.check_room(change.weight())?;
         self.written.bytes = bytes;
@@ -274,5 +274,7 @@ fn own(change: &Change) -> Option<Found> {
 }
 
 pub(super) fn full(bytes: u64, most: u64) -> String {
-    format!("the app's values would have {bytes} bytes; it may keep {most}: delete some, or raise its kv_bytes limit")
+    format!(
+        "the app's values would have {bytes} bytes; it may keep {most}: delete some, or raise its kv_bytes limit"
+    )
 }
