@@ -88,6 +88,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("outbox.age_max_seconds", Number(1, 365 * DAY_SECONDS)),
     ("outbox.crashes_max", Number(1, 1000)),
     ("outbox.trigger_depth_max", Number(1, 1000)),
+    ("cron.clock", Word(&["auto", "synchronised", "trusted"])),
     ("executions.bytes_max", Number(MIB, ANY)),
     ("executions.age_max_days", Number(1, 36_500)),
     ("dead_letters.rows_max", Number(1, ANY)),
