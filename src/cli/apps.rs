@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::args::Limit;
 use super::error::Error;
 use super::find::{app_name, app_path};
-use super::render::{Column, field};
+use super::render::{Column, field, text};
 use super::session::Session;
 
 /// What can be done with apps.
@@ -27,7 +27,7 @@ pub(super) enum Verb {
         /// Its slug or id
         app: String,
     },
-    /// Change an app: its names, and what its scripts may call
+    /// Change an app: its slug, its name, or what it may take of the device
     Update(Update),
     /// Remove an app and all that belongs to it
     Rm {
@@ -36,24 +36,41 @@ pub(super) enum Verb {
     },
 }
 
-/// What is to be changed of an app.
+/// What changes. What is not named stays as it is.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
 pub(super) struct Update {
     /// Its slug or id
     app: String,
     /// A new slug
-    #[arg(long)]
+    #[arg(long, group = "change")]
     slug: Option<String>,
-    /// A new name for people
-    #[arg(long)]
+    /// A new name
+    #[arg(long, group = "change")]
     name: Option<String>,
+    /// Runs at once
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    concurrency: Option<Limited>,
+    /// Requests a second; 0 = any number
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    requests_per_second: Option<Limited>,
+    /// Bytes of its keys and values
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    kv_bytes: Option<Limited>,
+    /// Async rows that were accepted and have not ended
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
+    queue_rows: Option<Limited>,
     /// Hosts that scripts may call, like api.example.org, *.example.org:443; `any` for every public one, `none`
-    #[arg(long, value_name = "HOST,..", value_delimiter = ',')]
+    #[arg(long, group = "change", value_name = "HOST,..", value_delimiter = ',')]
     egress_allow: Vec<String>,
     /// Networks that scripts may call though they are not public, like 192.168.1.0/24; or `none`
-    #[arg(long, value_name = "NETWORK,..", value_delimiter = ',')]
+    #[arg(long, group = "change", value_name = "NETWORK,..", value_delimiter = ',')]
     egress_network: Vec<String>,
 }
+
+/// A limit; without a number it is the device's default.
+#[derive(Clone, Copy, Debug)]
+struct Limited(Option<u64>);
 
 const COLUMNS: &[Column] = &[
     Column("SLUG", |item| field(item, "slug")),
@@ -76,46 +93,66 @@ pub(super) fn run(session: &mut Session<'_>, verb: Verb) -> Result<(), Error> {
         }
         Verb::Show { app } => {
             let value = session.client.get(&app_path(&app), &app_name(&app))?;
-            session.object(&value, &["slug", "name", "id"])
+            show(session, value)
         }
-        Verb::Update(update) => {
-            let (path, what) = (app_path(&update.app), app_name(&update.app));
-            let body = update.patch(session)?;
-            let app = session.client.patch(&path, &body, &what)?;
-            session.told(format_args!("updated {what}"), &app)
-        }
+        Verb::Update(args) => update(session, args),
         Verb::Rm { app } => session.remove(&app_path(&app), &app_name(&app)),
     }
 }
 
-impl Update {
-    /// The fields that change. What scripts may call is one field, so the part that stays is asked for.
-    fn patch(self, session: &Session<'_>) -> Result<Value, Error> {
-        let mut patch = Map::new();
-        for (field, value) in [("slug", self.slug), ("name", self.name)] {
-            patch.extend(value.map(|value| (field.to_owned(), value.into())));
-        }
-        let allow = match self.egress_allow.as_slice() {
-            [] => None,
-            [one] if one == "any" => Some(Value::Null),
-            hosts => Some(listed(hosts)),
-        };
-        let networks = Some(self.egress_network.as_slice()).filter(|list| !list.is_empty()).map(listed);
-        if allow.is_some() || networks.is_some() {
-            let app = session.client.get(&app_path(&self.app), &app_name(&self.app))?;
-            let mut egress = app["egress"].clone();
-            for (field, value) in [("allow", allow), ("networks", networks)] {
-                if let Some(value) = value {
-                    egress[field] = value;
-                }
-            }
-            patch.insert("egress".to_owned(), egress);
-        }
-        if patch.is_empty() {
-            return Err(Error::Usage("nothing to change: see `picloud app update --help`".to_owned()));
-        }
-        Ok(patch.into())
+fn show(session: &mut Session<'_>, mut app: Value) -> Result<(), Error> {
+    if !session.json {
+        app["limits"] = Value::from(limits_set(&app["limits"]));
     }
+    session.object(&app, &["slug", "name", "id", "limits"])
+}
+
+fn update(session: &mut Session<'_>, args: Update) -> Result<(), Error> {
+    let (path, what) = (app_path(&args.app), app_name(&args.app));
+    let mut change = Map::new();
+    let names = [("slug", args.slug), ("name", args.name)];
+    change.extend(names.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+    let limits = [
+        ("concurrency", args.concurrency),
+        ("requests_per_second", args.requests_per_second),
+        ("kv_bytes", args.kv_bytes),
+        ("queue_rows", args.queue_rows),
+    ];
+    if limits.iter().any(|(_, limit)| limit.is_some()) {
+        // The API replaces all limits at once.
+        let mut all = session.client.get(&path, &what)?["limits"].take();
+        for (name, limit) in limits {
+            if let Some(Limited(number)) = limit {
+                all[name] = json!(number);
+            }
+        }
+        change.insert("limits".to_owned(), all);
+    }
+    let egress = egress(&args.egress_allow, &args.egress_network);
+    if !egress.is_empty() {
+        // Like the limits, one field.
+        let mut all = session.client.get(&path, &what)?["egress"].take();
+        for (name, value) in egress {
+            all[name] = value;
+        }
+        change.insert("egress".to_owned(), all);
+    }
+    let app = session.client.patch(&path, &Value::from(change), &what)?;
+    session.told(format_args!("{what}: limits are {}", limits_set(&app["limits"])), &app)
+}
+
+/// What is to be changed of whom scripts may call.
+fn egress(allow: &[String], networks: &[String]) -> Vec<(&'static str, Value)> {
+    let allow = match allow {
+        [] => None,
+        [one] if one == "any" => Some(Value::Null),
+        hosts => Some(listed(hosts)),
+    };
+    let networks = Some(networks).filter(|list| !list.is_empty()).map(listed);
+    [("allow", allow), ("networks", networks)]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
 }
 
 /// The list that was given; the word `none` is the empty one.
@@ -123,5 +160,19 @@ fn listed(given: &[String]) -> Value {
     match given {
         [one] if one == "none" => json!([]),
         list => json!(list),
+    }
+}
+
+/// The limits that an app has of its own.
+fn limits_set(limits: &Value) -> String {
+    let set = limits.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let set = set.map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>();
+    if set.is_empty() { "the device's defaults".to_owned() } else { set.join(" ") }
+}
+
+fn limit(text: &str) -> Result<Limited, String> {
+    match text {
+        "default" => Ok(Limited(None)),
+        text => Ok(Limited(Some(text.parse().map_err(|_| "must be a whole number, or \"default\"")?))),
     }
 }

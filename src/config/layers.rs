@@ -36,6 +36,7 @@ const ORDERED: &[(&str, &str)] = &[
     ("scripts.limits.max_array_items", "scripts.ceilings.max_array_items"),
     ("scripts.limits.max_map_entries", "scripts.ceilings.max_map_entries"),
     ("scripts.limits.max_call_levels", "scripts.ceilings.max_call_levels"),
+    ("apps.kv_bytes", "apps.kv_bytes_max"),
 ];
 
 impl Layers {

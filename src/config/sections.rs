@@ -22,8 +22,12 @@ pub struct Config {
     pub scripts: Scripts,
     /// What scripts call.
     pub egress: Egress,
+    /// What one app may take.
+    pub apps: Apps,
     /// Accepted work that has not ended.
     pub outbox: Outbox,
+    /// Schedules.
+    pub cron: Cron,
     /// The execution log.
     pub executions: Executions,
     /// Work that ended without success.
@@ -138,6 +142,34 @@ impl Default for Scripts {
             leaked_bytes_max: 64 * 1024 * 1024,
             limits: Limits::default(),
             ceilings: Limits::CEILINGS,
+        }
+    }
+}
+
+/// What one app may take of the device, where it has no limits of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Apps {
+    /// Runs at once; 0 = three quarters of the threads, the last of which goes to an app that runs nothing.
+    pub concurrency: usize,
+    /// Requests a second; 0 = any number.
+    pub requests_per_second: u32,
+    /// Bytes of keys and values.
+    pub kv_bytes: u64,
+    /// The most that `kv_bytes` of an app may be set to.
+    pub kv_bytes_max: u64,
+    /// Async rows that have not ended; 0 = half of `outbox.rows_max`.
+    pub queue_rows: u64,
+}
+
+impl Default for Apps {
+    fn default() -> Apps {
+        Apps {
+            concurrency: 0,
+            requests_per_second: 0,
+            kv_bytes: 64 * 1024 * 1024,
+            kv_bytes_max: 1024 * 1024 * 1024,
+            queue_rows: 0,
         }
     }
 }
@@ -382,6 +414,27 @@ impl Default for Backups {
             upload_bytes_max: 1024 * 1024 * 1024,
         }
     }
+}
+
+/// Schedules.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cron {
+    /// What schedules wait for before they strike.
+    pub clock: CronClock,
+}
+
+/// Which clock schedules strike by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CronClock {
+    /// A synchronised one on a board without a battery, else any that is not in the past.
+    #[default]
+    Auto,
+    /// A synchronised one.
+    Synchronised,
+    /// Any.
+    Trusted,
 }
 
 /// The daemon's own log.

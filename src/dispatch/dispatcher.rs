@@ -1,12 +1,13 @@
 //! The dispatcher: when async rows run.
 //!
 //! Rows that are due wait here until there is room, are claimed (counted, durably, as begun) and go to the
-//! workshop. It wakes by signal, never by polling: a commit rings, a finished run rings, a timer rings. Rows that
+//! workshop. Apps take turns, and none has all the places, so that however many rows one has, another's first one
+//! goes next. It wakes by signal, never by polling: a commit rings, a finished run rings, a timer rings. Rows that
 //! were running when an earlier process died are suspects: they are claimed one at a time, so that one script
 //! which takes the process down does not drag the others to their death.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -15,8 +16,9 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::Dispatch;
+use super::holds::Holds;
 use crate::model::{Row, UnixMs};
-use crate::script::Lane;
+use crate::script::{Lane, Turns, is_fair};
 
 /// Async rows that may be claimed at once: enough to keep the benches busy over a slow commit.
 const CLAIMED_MAX: usize = 256;
@@ -34,17 +36,47 @@ pub(crate) struct Dispatcher {
 
 #[derive(Default)]
 struct State {
-    ready: VecDeque<Entry>,
+    ready: Turns<Entry>,
     timers: BinaryHeap<Reverse<Timer>>,
+    holds: Holds<Entry>,
     suspects: VecDeque<Entry>,
     suspect_under_way: Option<Uuid>,
-    claimed: usize,
+    claims: Claims,
     granted: Vec<Entry>,
     held_bytes: usize,
     sequence: u64,
     asleep: bool,
     closing: bool,
     last_tick: Option<Instant>,
+}
+
+/// Places of rows that are claimed, or about to be.
+#[derive(Default)]
+struct Claims {
+    all: usize,
+    by_app: HashMap<Uuid, usize>,
+}
+
+impl Claims {
+    /// Whether this app may have one more.
+    fn may(&self, app: &Uuid) -> bool {
+        is_fair(self.by_app.get(app).copied().unwrap_or(0), self.all, CLAIMED_MAX)
+    }
+
+    fn take(&mut self, app: Uuid) {
+        self.all += 1;
+        *self.by_app.entry(app).or_default() += 1;
+    }
+
+    fn give_back(&mut self, app: Uuid) {
+        self.all = self.all.saturating_sub(1);
+        if let Some(own) = self.by_app.get_mut(&app) {
+            *own -= 1;
+            if *own == 0 {
+                self.by_app.remove(&app);
+            }
+        }
+    }
 }
 
 /// What the thread has to do.
@@ -57,9 +89,24 @@ struct Due {
     granted: Vec<Entry>,
 }
 
-struct Entry {
-    id: Uuid,
-    row: Option<Arc<Row>>,
+pub(crate) struct Entry {
+    pub(crate) tag: Tag,
+    /// `None` if it is to be read back when it is due.
+    pub(crate) row: Option<Arc<Row>>,
+}
+
+/// What is known of a row that is not in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tag {
+    pub(crate) id: Uuid,
+    pub(crate) app: Uuid,
+    pub(crate) trigger: Option<Uuid>,
+}
+
+impl Tag {
+    fn of(row: &Row) -> Tag {
+        Tag { id: row.execution_id, app: row.app_id, trigger: row.trigger_id }
+    }
 }
 
 struct Timer {
@@ -103,18 +150,18 @@ fn run(dispatch: &Dispatch) {
     let dispatcher = &dispatch.inner.dispatcher;
     while let Some(Due { claims, urgent, granted }) = dispatcher.wait() {
         for entry in granted {
-            let row = entry.row.map_or_else(|| dispatch.load(entry.id), |row| Ok(Some(row)));
-            match row {
+            let Entry { tag, row } = entry;
+            match row.map_or_else(|| dispatch.load(tag.id), |row| Ok(Some(row))) {
                 Ok(Some(row)) => dispatch.run(if row.is_sync() { Lane::Sync } else { Lane::Async }, row),
                 // It ended in the meantime: an operator cancelled it.
-                Ok(None) => dispatcher.finished(entry.id),
-                Err(_) => dispatch.put_off(entry.id),
+                Ok(None) => dispatcher.finished(tag.id, tag.app),
+                Err(_) => dispatch.put_off(tag),
             }
         }
         if claims.is_empty() {
             continue;
         }
-        let ids = claims.iter().map(|entry| entry.id).collect();
+        let ids = claims.iter().map(|entry| entry.tag.id).collect();
         let own = dispatch.clone();
         dispatch.inner.store.claim(ids, urgent, move |claimed| match claimed {
             Ok(()) => own.grant(claims),
@@ -128,31 +175,35 @@ impl Dispatch {
     /// Lets claimed rows run, unless the house closes: then they were not begun.
     fn grant(&self, claims: Vec<Entry>) {
         for entry in self.inner.dispatcher.grant(claims) {
-            self.inner.store.release(entry.id);
+            self.inner.store.release(entry.tag.id);
         }
     }
 
     /// A claimed row could not be read. The card is about to be given up; if not, it is tried again.
-    fn put_off(&self, id: Uuid) {
-        self.inner.store.release(id);
-        self.inner.dispatcher.finished(id);
-        self.inner.dispatcher.orphan(id, UnixMs::now().plus(TICK), TICK);
+    fn put_off(&self, tag: Tag) {
+        self.inner.store.release(tag.id);
+        self.inner.dispatcher.attempted(tag.id, tag.app);
+        self.inner.dispatcher.orphan(tag, UnixMs::now().plus(TICK), TICK);
     }
 }
 
 impl Dispatcher {
-    /// A place for one more claimed row, if there is one and nobody waits for it.
-    pub(crate) fn reserve(&self) -> bool {
-        let mut state = lock(&self.state);
-        let free = state.claimed < CLAIMED_MAX && state.ready.is_empty() && !state.closing;
-        state.claimed += usize::from(free);
+    /// A place for one more row to be claimed at once, if there is one and no row waits that should have it.
+    pub(crate) fn reserve(&self, row: &Row) -> bool {
+        let (app, mut state) = (row.app_id, lock(&self.state));
+        let wanted = state.ready.len_of(app) > 0 || state.ready.peek(|app| state.claims.may(app)).is_some();
+        // What holds the rows of a trigger back is asked when they are due.
+        let free = !wanted && row.trigger_id.is_none() && state.claims.may(&app) && !state.closing;
+        if free {
+            state.claims.take(app);
+        }
         free
     }
 
     /// Gives a reserved place back.
-    pub(crate) fn release(&self) {
+    pub(crate) fn release(&self, app: Uuid) {
         let mut state = lock(&self.state);
-        state.claimed = state.claimed.saturating_sub(1);
+        state.claims.give_back(app);
         self.ring(state);
     }
 
@@ -160,7 +211,7 @@ impl Dispatcher {
     pub(crate) fn ready(&self, row: Arc<Row>) {
         let mut state = lock(&self.state);
         let entry = state.hold(row);
-        state.ready.push_back(entry);
+        state.ready.push(entry.tag.app, entry);
         self.ring(state);
     }
 
@@ -174,9 +225,9 @@ impl Dispatcher {
 
     /// A row that was waiting when an earlier process ended. A wall clock that went backwards must not hold it
     /// for ever, so it never waits longer than `wait_max`.
-    pub(crate) fn orphan(&self, id: Uuid, due_at: UnixMs, wait_max: Duration) {
+    pub(crate) fn orphan(&self, tag: Tag, due_at: UnixMs, wait_max: Duration) {
         let wait = due_at.since(UnixMs::now()).min(wait_max);
-        lock(&self.state).schedule(Entry { id, row: None }, wait);
+        lock(&self.state).schedule(Entry { tag, row: None }, wait);
     }
 
     /// A row that was running when an earlier process ended.
@@ -197,24 +248,36 @@ impl Dispatcher {
         Vec::new()
     }
 
-    /// A claimed row's attempt is over.
-    pub(crate) fn finished(&self, id: Uuid) {
+    /// A claimed row's attempt is over, and another will follow.
+    pub(crate) fn attempted(&self, id: Uuid, app: Uuid) {
+        self.give_back(id, app, false);
+    }
+
+    /// A claimed row is over.
+    pub(crate) fn finished(&self, id: Uuid, app: Uuid) {
+        self.give_back(id, app, true);
+    }
+
+    fn give_back(&self, id: Uuid, app: Uuid, over: bool) {
         let mut state = lock(&self.state);
-        state.claimed = state.claimed.saturating_sub(1);
+        state.claims.give_back(app);
         if state.suspect_under_way == Some(id) {
             state.suspect_under_way = None;
+        }
+        if over && let Some(next) = state.holds.ended(id) {
+            state.ready.push(next.tag.app, next);
         }
         if !state.ready.is_empty() || !state.suspects.is_empty() {
             self.ring(state);
         }
     }
 
-    /// Takes a waiting row out; the row itself if it is in memory.
-    pub(crate) fn withdraw(&self, id: Uuid) -> Option<Option<Arc<Row>>> {
+    /// Takes a waiting row out. It has a claimed row's place then, for its end gives one back.
+    pub(crate) fn withdraw(&self, id: Uuid) -> Option<Entry> {
         let mut state = lock(&self.state);
-        let of = |entry: &Entry| entry.id == id;
-        let entry = if let Some(at) = state.ready.iter().position(of) {
-            state.ready.remove(at)
+        let of = |entry: &Entry| entry.tag.id == id;
+        let entry = if let Some(entry) = state.ready.remove(of).or_else(|| state.holds.remove(of)) {
+            Some(entry)
         } else if let Some(at) = state.suspects.iter().position(of) {
             state.suspects.remove(at)
         } else {
@@ -223,16 +286,38 @@ impl Dispatcher {
             state.timers = rest.into();
             found.pop().map(|timer| timer.0.entry)
         }?;
-        // It was not claimed, but its end gives a place back.
-        state.claimed += 1;
+        state.claims.take(entry.tag.app);
         state.let_go(&entry);
-        Some(entry.row)
+        Some(entry)
     }
 
-    /// Rows that are due, and rows that wait for their time.
-    pub(crate) fn waiting(&self) -> (usize, usize) {
+    /// Rows of this trigger that are claimed from now on are held until it goes on.
+    pub(crate) fn pause(&self, trigger: Uuid) {
+        lock(&self.state).holds.pause(trigger);
+    }
+
+    /// The trigger goes on: its held rows are due, after what is due already.
+    pub(crate) fn resume(&self, trigger: Uuid) {
+        self.let_in(|holds| holds.resume(trigger));
+    }
+
+    /// Whether only one row of this trigger runs at a time.
+    pub(crate) fn set_serial(&self, trigger: Uuid, serial: bool) {
+        self.let_in(|holds| holds.set_serial(trigger, serial));
+    }
+
+    fn let_in(&self, release: impl FnOnce(&mut Holds<Entry>) -> Vec<Entry>) {
+        let mut state = lock(&self.state);
+        for entry in release(&mut state.holds) {
+            state.ready.push(entry.tag.app, entry);
+        }
+        self.ring(state);
+    }
+
+    /// Rows that are due, rows that wait for their time, and rows that their trigger holds back.
+    pub(crate) fn waiting(&self) -> (usize, usize, usize) {
         let state = lock(&self.state);
-        (state.ready.len() + state.suspects.len(), state.timers.len())
+        (state.ready.len() + state.suspects.len(), state.timers.len(), state.holds.len())
     }
 
     /// Claims nothing more and ends the thread. Gives back the rows that were claimed and will not run.
@@ -247,7 +332,7 @@ impl Dispatcher {
             // It only ends by itself; a panic there is already in the log.
             let _ = thread.join();
         }
-        claimed.into_iter().map(|entry| entry.id).collect()
+        claimed.into_iter().map(|entry| entry.tag.id).collect()
     }
 
     fn ring(&self, mut state: MutexGuard<'_, State>) {
@@ -267,7 +352,7 @@ impl Dispatcher {
             let now = Instant::now();
             state.last_tick = Some(now);
             state.wake_timers(now);
-            let urgent = state.claimed < CLAIMED_MAX / 2;
+            let urgent = state.claims.all < CLAIMED_MAX / 2;
             let (claims, granted) = (state.take_claims(), std::mem::take(&mut state.granted));
             if !claims.is_empty() || !granted.is_empty() {
                 return Some(Due { claims, urgent, granted });
@@ -288,7 +373,7 @@ impl State {
         let weight = row.weight();
         let fits = self.held_bytes + weight <= HELD_BYTES_MAX;
         self.held_bytes += if fits { weight } else { 0 };
-        Entry { id: row.execution_id, row: fits.then_some(row) }
+        Entry { tag: Tag::of(&row), row: fits.then_some(row) }
     }
 
     fn let_go(&mut self, entry: &Entry) {
@@ -304,25 +389,137 @@ impl State {
     fn wake_timers(&mut self, now: Instant) {
         while self.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now) {
             if let Some(Reverse(timer)) = self.timers.pop() {
-                self.ready.push_back(timer.entry);
+                self.ready.push(timer.entry.tag.app, timer.entry);
             }
         }
     }
 
     fn take_claims(&mut self) -> Vec<Entry> {
         let mut claims = Vec::new();
-        while self.claimed < CLAIMED_MAX {
-            let suspect = if self.suspect_under_way.is_none() { self.suspects.pop_front() } else { None };
-            self.suspect_under_way = suspect.as_ref().map(|entry| entry.id).or(self.suspect_under_way);
-            let Some(entry) = suspect.or_else(|| self.ready.pop_front()) else { break };
-            self.claimed += 1;
+        while self.claims.all < CLAIMED_MAX {
+            let suspect = if self.suspect_under_way.is_none() { self.next_suspect() } else { None };
+            self.suspect_under_way = suspect.as_ref().map(|entry| entry.tag.id).or(self.suspect_under_way);
+            let Some(entry) = suspect.or_else(|| self.next_ready()) else { break };
+            self.claims.take(entry.tag.app);
             self.let_go(&entry);
             claims.push(entry);
         }
         claims
     }
+
+    /// The next suspect whose trigger is not paused.
+    fn next_suspect(&mut self) -> Option<Entry> {
+        let goes = |entry: &Entry| !self.holds.is_paused(entry.tag.trigger);
+        let at = self.suspects.iter().position(goes)?;
+        self.suspects.remove(at)
+    }
+
+    /// The next row that is due, whose app may have a place and whose trigger lets it run.
+    fn next_ready(&mut self) -> Option<Entry> {
+        loop {
+            let (_, entry) = self.ready.pop(|app| self.claims.may(app))?;
+            let admitted = self.holds.admit(entry.tag.trigger, entry.tag.id, entry);
+            if admitted.is_some() {
+                return admitted;
+            }
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing;
+
+    fn app(letter: u8) -> Uuid {
+        Uuid::from_u128(letter.into())
+    }
+
+    fn row(letter: u8, number: u128) -> Arc<Row> {
+        Arc::new(Row { app_id: app(letter), execution_id: Uuid::from_u128(number), ..testing::row() })
+    }
+
+    /// So many rows of each app, claimed at once, and how many of each.
+    #[track_caller]
+    fn check(come: &[(u8, usize)], claimed: &[usize]) {
+        let dispatcher = Dispatcher::default();
+        for (letter, count) in come {
+            (0..*count).for_each(|_| dispatcher.ready(row(*letter, 0)));
+        }
+        let claims = lock(&dispatcher.state).take_claims();
+        let of = |letter: u8| claims.iter().filter(|entry| entry.tag.app == app(letter)).count();
+        assert_eq!(come.iter().map(|(letter, _)| of(*letter)).collect::<Vec<_>>(), claimed, "{come:?}");
+    }
+
+    #[test]
+    fn no_app_has_all_the_places() {
+        check(&[], &[]);
+        check(&[(b'a', 10)], &[10]);
+        check(&[(b'a', 1000)], &[193]);
+        check(&[(b'a', 1000), (b'b', 3)], &[190, 3]);
+        check(&[(b'a', 1000), (b'b', 1000)], &[110, 110]);
+    }
+
+    #[test]
+    fn a_flood_does_not_delay_the_row_of_another() {
+        let dispatcher = Dispatcher::default();
+        (0..1000).for_each(|number| dispatcher.ready(row(b'a', number)));
+        let flood = lock(&dispatcher.state).take_claims();
+        assert!(!dispatcher.reserve(&row(b'a', 1)), "its earlier rows go first");
+        assert!(dispatcher.reserve(&row(b'b', 1)), "there is a place for another at once");
+        dispatcher.release(app(b'b'));
+        dispatcher.ready(row(b'b', 5000));
+        let claims = lock(&dispatcher.state).take_claims();
+        assert_eq!(claims.iter().map(|entry| entry.tag.id.as_u128()).collect::<Vec<_>>(), [5000]);
+        for entry in flood {
+            dispatcher.finished(entry.tag.id, entry.tag.app);
+        }
+        let next = lock(&dispatcher.state).take_claims();
+        assert_eq!(next[0].tag.id.as_u128(), 193, "within an app the first goes first");
+    }
+
+    #[test]
+    fn places_are_given_back() {
+        let dispatcher = Dispatcher::default();
+        dispatcher.ready(row(b'a', 1));
+        assert!(
+            dispatcher.withdraw(Uuid::from_u128(1)).is_some() && dispatcher.withdraw(Uuid::nil()).is_none()
+        );
+        dispatcher.finished(Uuid::from_u128(1), app(b'a'));
+        let state = lock(&dispatcher.state);
+        assert!(state.claims.all == 0 && state.claims.by_app.is_empty() && state.held_bytes == 0);
+    }
+
+    #[test]
+    fn what_a_trigger_holds_back_takes_no_place() {
+        let (dispatcher, trigger) = (Dispatcher::default(), Uuid::from_u128(7));
+        let of_trigger = |number| {
+            let row = row(b'a', number).as_ref().clone();
+            Arc::new(Row { trigger_id: Some(trigger), ..row })
+        };
+        let claimed = || {
+            let claims = lock(&dispatcher.state).take_claims();
+            claims.iter().map(|entry| entry.tag.id.as_u128()).collect::<Vec<_>>()
+        };
+        dispatcher.set_serial(trigger, true);
+        (1..4).for_each(|number| dispatcher.ready(of_trigger(number)));
+        dispatcher.ready(row(b'a', 9));
+        assert_eq!((claimed(), dispatcher.waiting()), (vec![1, 9], (0, 0, 2)));
+        assert!(!dispatcher.reserve(&of_trigger(5)), "it goes through the line");
+        dispatcher.finished(Uuid::from_u128(1), app(b'a'));
+        assert_eq!(claimed(), [2]);
+        dispatcher.pause(trigger);
+        dispatcher.finished(Uuid::from_u128(2), app(b'a'));
+        assert_eq!(claimed(), [0; 0]);
+        assert!(dispatcher.withdraw(Uuid::from_u128(3)).is_some(), "what is held can be cancelled");
+        dispatcher.finished(Uuid::from_u128(3), app(b'a'));
+        dispatcher.ready(of_trigger(4));
+        assert_eq!((claimed(), dispatcher.waiting()), (vec![], (0, 0, 1)));
+        dispatcher.resume(trigger);
+        assert_eq!(claimed(), [4]);
+    }
 }

@@ -5,10 +5,14 @@
 //! times their retries and counts their crashes. One function routes every outcome. This room knows nothing of
 //! HTTP: a failed run is a [`Fault`], and what status that is, is for others to say.
 
+mod clock;
 mod dispatcher;
+mod holds;
 mod inbox;
 mod outcome;
 mod policy;
+mod scheduler;
+mod ticks;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,13 +21,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, oneshot};
 use uuid::Uuid;
 
+pub use clock::ClockRule;
 pub use inbox::{Inbox, Waiter};
 pub use policy::{Next, Policy};
+pub use scheduler::{ClockView, CronTally};
 
-use crate::model::{ExecutionRecord, Row, UnixMs};
+use crate::model::{CatchUp, ExecutionRecord, Overlap, Row, Trigger, TriggerOn, UnixMs};
 use crate::script::{Executor, Fault, FaultKind, Finished, Job, Lane, Response, Verdict};
-use crate::store::{self, Recovered, Store};
-use dispatcher::Dispatcher;
+use crate::store::{self, Catalog, Recovered, Store};
+use dispatcher::{Dispatcher, Tag};
+use scheduler::Scheduler;
 
 /// Records that a slow reader of the log tail may fall behind.
 const TAIL_LENGTH: usize = 1024;
@@ -90,6 +97,7 @@ struct Inner {
     inbox: Inbox,
     executor: Executor,
     dispatcher: Dispatcher,
+    scheduler: Scheduler,
     policy: Policy,
     tail: broadcast::Sender<Arc<ExecutionRecord<'static>>>,
     tally: Tally,
@@ -106,6 +114,7 @@ impl Dispatch {
                 inbox,
                 executor,
                 dispatcher,
+                scheduler: Scheduler::default(),
                 policy,
                 tail,
                 tally: Tally::default(),
@@ -113,10 +122,51 @@ impl Dispatch {
         }
     }
 
-    /// Starts the dispatcher's thread and hands it what an earlier process left.
-    pub fn start(&self, recovered: &[Recovered]) -> std::io::Result<()> {
+    /// Starts the dispatcher's thread, hands it what an earlier process left, and lets schedules strike by a clock
+    /// that the rule admits.
+    pub fn start(&self, recovered: &[Recovered], clock: ClockRule) -> std::io::Result<()> {
+        self.inner.scheduler.began(recovered.iter().filter_map(|found| found.trigger_id));
         self.recover(recovered);
-        dispatcher::start(self.clone())
+        dispatcher::start(self.clone())?;
+        scheduler::start(self, clock)
+    }
+
+    /// The set-up is this now: what its triggers hold back, and when they strike. Called before any row of theirs.
+    pub fn set_up(&self, catalog: &Catalog) {
+        let now = &catalog.triggers;
+        let Some(before) = self.inner.scheduler.replace(now) else { return };
+        let is_other = |trigger: &&Arc<Trigger>| {
+            before.get(&trigger.id).is_none_or(|before| !Arc::ptr_eq(before, trigger))
+        };
+        for trigger in now.values().filter(is_other) {
+            let held = before.get(&trigger.id).map_or((false, false), |before| holds(before));
+            self.hold(trigger.id, held, holds(trigger));
+        }
+        for trigger in before.values().filter(|trigger| !now.contains_key(&trigger.id)) {
+            self.hold(trigger.id, holds(trigger), (false, false));
+        }
+    }
+
+    fn hold(&self, trigger: Uuid, before: (bool, bool), now: (bool, bool)) {
+        let dispatcher = &self.inner.dispatcher;
+        match (before.0, now.0) {
+            (false, true) => dispatcher.pause(trigger),
+            (true, false) => dispatcher.resume(trigger),
+            (true, true) | (false, false) => {}
+        }
+        if before.1 != now.1 {
+            dispatcher.set_serial(trigger, now.1);
+        }
+    }
+
+    /// How the clock stands that schedules strike by.
+    pub fn clock(&self) -> ClockView {
+        self.inner.scheduler.clock()
+    }
+
+    /// What schedules came to.
+    pub fn cron(&self) -> &CronTally {
+        &self.inner.scheduler.tally
     }
 
     /// The id of a new execution, later than all others.
@@ -160,14 +210,14 @@ impl Dispatch {
             return Err(store::Error::Behind);
         }
         let row = Arc::new(row);
-        let claimed = self.inner.dispatcher.reserve();
+        let (app, claimed) = (row.app_id, self.inner.dispatcher.reserve(&row));
         let (tell, told) = oneshot::channel();
         let this = self.clone();
         self.inner.store.enqueue(row.clone(), claimed, move |accepted| {
             match (&accepted, claimed) {
                 (Ok(()), true) => this.run(Lane::Async, row),
                 (Ok(()), false) => this.inner.dispatcher.ready(row),
-                (Err(_), true) => this.inner.dispatcher.release(),
+                (Err(_), true) => this.inner.dispatcher.release(app),
                 (Err(_), false) => {}
             }
             // Nobody listens if the caller left; the row is accepted all the same.
@@ -178,6 +228,7 @@ impl Dispatch {
 
     /// Takes rows that are in the outbox already.
     pub fn enqueued(&self, rows: Vec<Arc<Row>>) {
+        self.inner.scheduler.began(rows.iter().filter_map(|row| row.trigger_id));
         for row in rows {
             match Duration::from_millis(row.wait_ms) {
                 Duration::ZERO => self.inner.dispatcher.ready(row),
@@ -192,11 +243,11 @@ impl Dispatch {
             return true;
         }
         let Some(entry) = self.inner.dispatcher.withdraw(execution) else { return false };
-        let row = entry.map_or_else(|| self.load(execution), |row| Ok(Some(row)));
+        let row = entry.row.map_or_else(|| self.load(execution), |row| Ok(Some(row)));
         let Ok(Some(row)) = row else {
-            self.inner.dispatcher.finished(execution);
+            self.inner.dispatcher.finished(execution, entry.tag.app);
             if row.is_err() {
-                self.inner.dispatcher.orphan(execution, UnixMs::now(), Duration::ZERO);
+                self.inner.dispatcher.orphan(entry.tag, UnixMs::now(), Duration::ZERO);
             }
             return false;
         };
@@ -234,13 +285,30 @@ impl Dispatch {
         &self.inner.tally
     }
 
-    /// Async rows that wait: ready now, and for their time.
-    pub fn waiting(&self) -> (usize, usize) {
+    /// Holds rows of this trigger back from now on; those that run go on, those of an interrupted run come again. Said
+    /// anew after each start.
+    pub fn pause(&self, trigger: Uuid) {
+        self.inner.dispatcher.pause(trigger);
+    }
+
+    /// Lets the rows of this trigger run again.
+    pub fn resume(&self, trigger: Uuid) {
+        self.inner.dispatcher.resume(trigger);
+    }
+
+    /// Whether the rows of this trigger run one at a time, in their order. Said anew after each start.
+    pub fn set_serial(&self, trigger: Uuid, serial: bool) {
+        self.inner.dispatcher.set_serial(trigger, serial);
+    }
+
+    /// Async rows that wait: ready now, for their time, and for their trigger.
+    pub fn waiting(&self) -> (usize, usize, usize) {
         self.inner.dispatcher.waiting()
     }
 
     /// Stops claiming, then lets runs end until `until`, then cuts them short; their rows stay for the next start.
     pub fn close(&self, until: Instant) {
+        self.inner.scheduler.close();
         for id in self.inner.dispatcher.close() {
             self.inner.store.release(id);
         }
@@ -297,7 +365,10 @@ impl Dispatch {
         sorted.sort_by_key(|found| (suspect(found), found.execution_id));
         for found in sorted {
             if !suspect(&found) {
-                self.inner.dispatcher.orphan(found.execution_id, found.due_at, found.wait_max);
+                let Recovered {
+                    execution_id: id, app_id: app, trigger_id: trigger, due_at, wait_max, ..
+                } = found;
+                self.inner.dispatcher.orphan(Tag { id, app, trigger }, due_at, wait_max);
                 continue;
             }
             let Ok(Some(row)) = self.load(found.execution_id) else { continue };
@@ -342,6 +413,21 @@ fn not_taken(error: &store::Error, row: &Row) -> Fault {
     }
     tracing::error!(execution = %row.execution_id, %error, "what a row brings could not be accepted");
     Fault::new(FaultKind::Platform, "internal error")
+}
+
+/// Whether a trigger holds its rows back: all of them, and all but one.
+fn holds(trigger: &Trigger) -> (bool, bool) {
+    let serial = match &trigger.on {
+        TriggerOn::Cron { overlap: Overlap::Queue, .. } => true,
+        // What is caught up with runs one after the other, too.
+        TriggerOn::Cron { overlap: Overlap::Skip, catch_up, .. } => *catch_up == CatchUp::All,
+        TriggerOn::Cron { overlap: Overlap::Parallel, .. }
+        | TriggerOn::Kv { .. }
+        | TriggerOn::Queue { .. }
+        | TriggerOn::DeadLetter { .. }
+        | TriggerOn::Startup => false,
+    };
+    (!trigger.enabled, serial)
 }
 
 fn count(counter: &AtomicU64) {

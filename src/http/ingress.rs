@@ -1,7 +1,8 @@
 //! Reception: the data plane of the contract's section 1, in its order. The first check that fails answers.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use super::auth::Auth;
 use super::body::{self, Larder, Shelf, Unread};
+use super::rate::Rates;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Match, RouteTable};
 use crate::dispatch::{Dispatch, Promise, Waiter};
@@ -36,6 +38,8 @@ pub struct Settings {
     pub body_time_max: Duration,
     /// Bytes that large bodies may have in memory, all together.
     pub bodies_bytes_max: usize,
+    /// Requests a second to an app that says nothing; 0: any number.
+    pub requests_per_second: u32,
 }
 
 /// The desk that turns requests into rows.
@@ -46,6 +50,8 @@ pub(super) struct Reception {
     settings: Settings,
     larder: Larder,
     chain_key: ChainKey,
+    rates: Rates,
+    rate_limited: Arc<AtomicU64>,
 }
 
 /// What the access line says about an answer of the data plane.
@@ -67,9 +73,16 @@ struct Accepted {
 
 impl Reception {
     /// A desk in front of `dispatch`.
-    pub(super) fn new(dispatch: Dispatch, auth: Auth, settings: Settings, chain_key: ChainKey) -> Reception {
+    /// `rate_limited` counts requests that came too often.
+    pub(super) fn new(
+        dispatch: Dispatch,
+        auth: Auth,
+        settings: Settings,
+        chain_key: ChainKey,
+        rate_limited: Arc<AtomicU64>,
+    ) -> Reception {
         let larder = Larder::new(settings.bodies_bytes_max);
-        Reception { dispatch, auth, settings, larder, chain_key }
+        Reception { dispatch, auth, settings, larder, chain_key, rates: Rates::default(), rate_limited }
     }
 
     /// `POST /api/execute/{script_id}`: runs the script directly, not over the outbox.
@@ -92,6 +105,7 @@ impl Reception {
         let script = table.script(id).ok_or_else(|| gone(id))?.clone();
         served.script = Some(script.name.to_string());
         let principal = self.admit(&parts.headers, table, script.access, Access::Public)?;
+        self.check_rate(table, script.app_id)?;
         let (bytes, _shelf) = self.read(body).await.map_err(|unread| match unread {
             Unread::TooLarge(_) => {
                 Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("body read failed: {unread}"))
@@ -122,6 +136,7 @@ impl Reception {
         let route = &found.target.route;
         served.script = Some(script.name.to_string());
         let principal = self.admit(&parts.headers, table, script.access, route.access)?;
+        self.check_rate(table, script.app_id)?;
         let (bytes, _shelf) = self.read(body).await.map_err(|unread| body_refused(&unread))?;
         let body = body::check(bytes, route.body, &parts.headers).map_err(Refusal::bad_request)?;
         let promise = match route.durability {
@@ -174,6 +189,17 @@ impl Reception {
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));
         }
         Ok(principal)
+    }
+
+    /// Refuses what comes more often than the app allows: after the key, so that who has none cannot use it up, and
+    /// before the body.
+    fn check_rate(&self, table: &RouteTable, app: Uuid) -> Result<(), Refusal> {
+        let own = table.app_by_id(app).and_then(|table| table.app().limits.requests_per_second);
+        let per_second = own.unwrap_or(self.settings.requests_per_second);
+        self.rates.pass(app, per_second, Instant::now()).map_err(|wait| {
+            self.rate_limited.fetch_add(1, Relaxed);
+            Refusal::too_often(per_second, wait)
+        })
     }
 
     /// The body, and its place in memory, to be held until the answer is known.

@@ -9,6 +9,7 @@ mod body;
 mod ingress;
 mod listener;
 mod management;
+mod rate;
 mod reply;
 mod router;
 mod server;

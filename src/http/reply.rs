@@ -77,6 +77,16 @@ impl Refusal {
         refusal
     }
 
+    /// 429: the app is called more often than it allows; come back after `wait`.
+    pub(super) fn too_often(per_second: u32, wait: Duration) -> Refusal {
+        let message = format!("this app takes {per_second} requests a second; slow down, or raise its limit");
+        let mut refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, message);
+        refusal.reason = Some("rate_limited");
+        refusal.retry_after =
+            Some(Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(1)));
+        refusal
+    }
+
     /// The answer.
     pub(super) fn reply(&self) -> Reply {
         let mut body = serde_json::Map::new();

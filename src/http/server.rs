@@ -15,7 +15,7 @@ use super::management::{Custody, Network, Office, SystemInfo};
 use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
 use crate::dispatch::Dispatch;
-use crate::model::UnixMs;
+use crate::model::{AppCeilings, UnixMs};
 use crate::script::ChainKey;
 use crate::store::backup::Trial;
 use crate::store::{Catalog, Store};
@@ -31,6 +31,8 @@ pub struct Settings {
     pub page_limit_max: usize,
     /// Terabytes that may be written to the card in its life.
     pub endurance_tbw: u64,
+    /// What the limits of an app may be set to.
+    pub app_ceilings: AppCeilings,
     /// Whether every request gets a line in the log.
     pub access_log: bool,
     /// The key from the daemon's environment.
@@ -78,7 +80,13 @@ impl Server {
         custody: Custody,
     ) -> Server {
         let auth = Auth::new(settings.device_key.as_deref());
-        let reception = Reception::new(dispatch.clone(), auth.clone(), settings.ingress, settings.chain_key);
+        let reception = Reception::new(
+            dispatch.clone(),
+            auth.clone(),
+            settings.ingress,
+            settings.chain_key,
+            info.rate_limited.clone(),
+        );
         let trial = custody.trial.clone();
         let office = Office {
             store,
@@ -89,6 +97,7 @@ impl Server {
             info: info.clone(),
             page_limit_max: settings.page_limit_max,
             endurance_tbw: settings.endurance_tbw,
+            app_ceilings: settings.app_ceilings,
             custody,
         };
         let access_log = settings.access_log;

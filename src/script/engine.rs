@@ -17,6 +17,7 @@ use crate::model::{Body, Row};
 use super::alloc::{self, Meter};
 use super::context::{self, CTX, REQUEST};
 use super::egress::Messenger;
+use super::places::Places;
 use super::watch::{Remains, Watch};
 use super::{
     Control, Fault, FaultKind, Input, Limits, Outcome, Program, Response, faults, guards, program, sdk,
@@ -45,16 +46,24 @@ impl Default for Bench {
 impl Bench {
     /// A bench with nothing on it.
     pub fn new() -> Bench {
+        Bench::with(Watch::new(None))
+    }
+
+    /// One of several, whose heavy runs share the processor.
+    pub(super) fn among(places: Arc<Places>) -> Bench {
+        Bench::with(Watch::new(Some(places)))
+    }
+
+    fn with(watch: Watch) -> Bench {
         keep_panics_quiet();
-        let watch = Arc::new(Watch::new());
+        let watch = Arc::new(watch);
         Bench { engine: build(&watch), watch }
     }
 
-    /// A bench whose scripts may call others.
-    pub(super) fn equipped(messenger: Messenger) -> Bench {
-        let bench = Bench::new();
-        bench.watch.equip(messenger);
-        bench
+    /// Lets its scripts call others.
+    pub(super) fn equipped(self, messenger: Messenger) -> Bench {
+        self.watch.equip(messenger);
+        self
     }
 
     /// Runs a program to its end, whatever that is. Never panics, and returns soon after the deadline.

@@ -1,16 +1,18 @@
 //! The workshop: named threads that run scripts, never more at once than there are benches.
 //!
 //! Two lanes lead here. Sync runs, which somebody waits for, come first and keep one bench that async runs
-//! cannot take; async runs get a turn now and then so that a flood of callers does not starve them. A run that
-//! was taken always ends in one call of its `done`, whatever happens to the script or to its thread.
+//! cannot take; async runs get a turn now and then so that a flood of callers does not starve them. Apps take turns in
+//! each lane, and none has all benches. A run that was taken always ends in one call of its `done`, whatever happens
+//! to the script or to its thread.
 //!
 //! Most runs take microseconds, and waking a thread costs as much. So no more benches are woken than there are
 //! cores: one that works takes the next run anyway when it is done. For runs that take longer, or sleep, one more
-//! bench keeps watch while there is work, and steps in when a run has waited for a moment.
+//! bench keeps watch while there is work, and steps in when a run has waited for a moment. Heavy runs share the cores
+//! but one between them ([`Places`]) and are not counted as work: another bench gets up at once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,9 @@ use uuid::Uuid;
 
 use super::egress::Messenger;
 use super::library::{Library, Resolved};
+use super::places::Places;
 use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome, World};
+use super::waiting::{Bound, Last, Queue};
 use super::{Bench, Ceilings, Limits, stack_bytes};
 use crate::model::{LogLine, Row};
 use crate::store::{Sealer, Store};
@@ -29,8 +33,6 @@ const WATCH: Duration = Duration::from_millis(1);
 const LINGER: Duration = Duration::from_micros(30);
 /// The watch ends after so many looks at an empty queue.
 const WATCH_QUIET: u32 = 20;
-/// After so many sync runs in a row a waiting async run gets its turn.
-const SYNC_TURNS: u32 = 8;
 /// A run whose reads are changed by others is made so often, all in all.
 const RUNS_MAX: u32 = 20;
 /// A caller waits this much longer than its script may run.
@@ -89,6 +91,8 @@ pub struct Settings {
     pub benches: usize,
     /// Sync runs that may wait for one.
     pub queue_max: usize,
+    /// Runs at once of an app that says nothing; `None`: most of the benches.
+    pub app_concurrency: Option<usize>,
     /// Bytes of compiled scripts kept.
     pub cache_bytes: usize,
     /// Limits of a run.
@@ -115,6 +119,8 @@ pub struct Tally {
     pub conflicts: AtomicU64,
     /// Runs refused because the queue was full.
     pub overloaded: AtomicU64,
+    /// Runs refused because so many of their app waited that the rest is for others.
+    pub app_overloaded: AtomicU64,
     /// Bytes that runs left behind: closures that capture themselves are never freed.
     pub leaked_bytes: AtomicU64,
 }
@@ -132,6 +138,9 @@ struct Shared {
     /// The bench that keeps watch.
     watch: Condvar,
     cores: usize,
+    /// How many benches an app may have that says nothing.
+    usual: Bound,
+    places: Arc<Places>,
     desks: Vec<Mutex<Option<Running>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     world: Arc<World>,
@@ -139,19 +148,6 @@ struct Shared {
     settings: Settings,
     tally: Tally,
     on_leak: LeakHook,
-}
-
-#[derive(Default)]
-struct Queue {
-    sync: VecDeque<Job>,
-    background: VecDeque<Job>,
-    asleep: usize,
-    watched: bool,
-    /// Runs that were taken and have not ended.
-    taken: usize,
-    background_running: usize,
-    sync_turns: u32,
-    closing: bool,
 }
 
 struct Running {
@@ -169,11 +165,14 @@ impl Executor {
         on_leak: LeakHook,
     ) -> std::io::Result<Executor> {
         let benches = settings.benches.max(2);
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
+        let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let shared = Arc::new_cyclic(|shared: &Weak<Shared>| Shared {
+            queue: Mutex::new(Queue::new(benches)),
             wake: Condvar::new(),
             watch: Condvar::new(),
-            cores: thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            cores,
+            usual: settings.app_concurrency.map_or(Bound::usual(benches), Bound::of),
+            places: Arc::new(Places::new(cores - 1, benches, heavy_hook(shared.clone()))),
             desks: (0..benches).map(|_| Mutex::new(None)).collect(),
             threads: Mutex::default(),
             world: Arc::new(World {
@@ -202,18 +201,14 @@ impl Executor {
     /// Queues a run. A full queue, or a workshop that closes, ends it at once as refused.
     pub fn submit(&self, lane: Lane, job: Job) {
         let mut queue = lock(&self.shared.queue);
-        let full = lane == Lane::Sync && queue.sync.len() >= self.shared.settings.queue_max;
-        if full || queue.closing {
-            let kind = if full { FaultKind::Overloaded } else { FaultKind::Drain };
+        if let Err((job, away)) = queue.push(lane, job, self.shared.settings.queue_max) {
             drop(queue);
-            self.shared.tally.overloaded.fetch_add(u64::from(full), Relaxed);
-            return job.refuse(kind, if full { "too many runs are waiting" } else { "PiCloud is stopping" });
+            let tally = &self.shared.tally;
+            let full = if away.own_share { &tally.app_overloaded } else { &tally.overloaded };
+            full.fetch_add(u64::from(away.kind == FaultKind::Overloaded), Relaxed);
+            return job.refuse(away.kind, away.why);
         }
-        match lane {
-            Lane::Sync => queue.sync.push_back(job),
-            Lane::Async => queue.background.push_back(job),
-        }
-        let wake = queue.wants_another(&self.shared);
+        let wake = self.shared.wants_another(&queue);
         drop(queue);
         if wake {
             self.shared.wake.notify_one();
@@ -245,7 +240,7 @@ impl Executor {
     pub fn load(&self) -> (usize, usize) {
         let queue = lock(&self.shared.queue);
         let running = self.shared.desks.iter().filter(|desk| lock(desk).is_some()).count();
-        (queue.sync.len() + queue.background.len(), running)
+        (queue.len(), running)
     }
 
     /// Counters.
@@ -256,6 +251,11 @@ impl Executor {
     /// Threads that run scripts.
     pub fn benches(&self) -> usize {
         self.shared.desks.len()
+    }
+
+    /// Runs on benches that have used the processor for long, and share it.
+    pub fn heavy(&self) -> usize {
+        self.shared.places.heavy()
     }
 
     /// Whether runs get done: a bench is free, or every run is within its time.
@@ -274,11 +274,7 @@ impl Executor {
         while Instant::now() < until && self.is_busy() {
             thread::sleep(Duration::from_millis(10));
         }
-        let waiting = {
-            let mut queue = lock(&self.shared.queue);
-            let sync: Vec<Job> = queue.sync.drain(..).collect();
-            sync.into_iter().chain(queue.background.drain(..)).collect::<Vec<_>>()
-        };
+        let waiting = lock(&self.shared.queue).drain();
         for job in waiting {
             job.refuse(FaultKind::Drain, "PiCloud is stopping");
         }
@@ -300,7 +296,7 @@ impl Executor {
 
     fn is_busy(&self) -> bool {
         let queue = lock(&self.shared.queue);
-        queue.taken > 0 || !queue.is_empty()
+        queue.taken() + queue.len() > 0
     }
 
     /// The limits of a run, and what overrides of them may reach.
@@ -321,66 +317,41 @@ impl Job {
     }
 }
 
-impl Queue {
+impl Shared {
     /// Whether a sleeping bench should get up: to work if a core is free, else to keep watch if none does.
-    fn wants_another(&self, shared: &Shared) -> bool {
-        self.asleep > 0 && (self.working(shared) < shared.cores || !self.watched)
+    fn wants_another(&self, queue: &Queue) -> bool {
+        queue.asleep > 0 && (self.working(queue) < self.cores || !queue.watched)
     }
 
-    /// Benches that run a script or are about to look for one.
-    fn working(&self, shared: &Shared) -> usize {
-        shared.desks.len() - self.asleep - usize::from(self.watched)
+    /// Benches that run a script or are about to look for one, but for heavy runs: those share what cores they have.
+    fn working(&self, queue: &Queue) -> usize {
+        let awake = self.desks.len() - queue.asleep - usize::from(queue.watched);
+        awake.saturating_sub(self.places.heavy())
     }
 
-    fn is_empty(&self) -> bool {
-        self.sync.is_empty() && self.background.is_empty()
+    /// How many benches this app may have.
+    fn bound(&self, app: Uuid) -> Bound {
+        let own = self.world.store.catalog().apps.get(&app).and_then(|app| app.limits.concurrency);
+        own.map_or(self.usual, |runs| Bound::of(runs.into()))
     }
 
-    /// Notes the end of a run.
-    fn give_back(&mut self, last: Option<Lane>) {
-        self.taken -= usize::from(last.is_some());
-        self.background_running -= usize::from(last == Some(Lane::Async));
-    }
-
-    /// Async runs leave one bench to sync runs.
-    fn background_may(&self, benches: usize) -> bool {
-        !self.background.is_empty() && self.background_running + 1 < benches
-    }
-
-    /// Whether a bench that asks gets a run.
-    fn may_take(&self, benches: usize) -> bool {
-        !self.sync.is_empty() || self.background_may(benches)
-    }
-
-    /// The next run, if a bench may take it now.
-    fn next(&mut self, benches: usize) -> Option<(Lane, Job)> {
-        let background = self.background_may(benches);
-        let next = if background && (self.sync.is_empty() || self.sync_turns >= SYNC_TURNS) {
-            self.sync_turns = 0;
-            self.background_running += 1;
-            self.background.pop_front().map(|job| (Lane::Async, job))
-        } else {
-            self.sync_turns = self.sync_turns.saturating_add(1);
-            self.sync.pop_front().map(|job| (Lane::Sync, job))
-        };
-        self.taken += usize::from(next.is_some());
-        next
-    }
-
-    /// The runs that would be next, by id.
-    fn first(&self) -> Option<(Option<Uuid>, Option<Uuid>)> {
-        let id = |job: Option<&Job>| job.map(|job| job.row.execution_id);
-        (!self.is_empty()).then(|| (id(self.sync.front()), id(self.background.front())))
-    }
-
-    fn take(&mut self, execution: Uuid) -> Option<Job> {
-        let of = |job: &Job| job.row.execution_id == execution;
-        if let Some(at) = self.sync.iter().position(of) {
-            return self.sync.remove(at);
+    /// A bench will not take a short run soon: another one does.
+    fn stand_in(&self) {
+        let queue = lock(&self.queue);
+        let wake = queue.may_take() && self.wants_another(&queue);
+        drop(queue);
+        if wake {
+            self.wake.notify_one();
         }
-        let at = self.background.iter().position(of)?;
-        self.background.remove(at)
     }
+}
+
+fn heavy_hook(shared: Weak<Shared>) -> Box<dyn Fn() + Send + Sync> {
+    Box::new(move || {
+        if let Some(shared) = shared.upgrade() {
+            shared.stand_in();
+        }
+    })
 }
 
 struct Worker {
@@ -390,28 +361,27 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        let mut bench = Bench::equipped(self.shared.messenger.clone());
+        let mut bench = Bench::among(self.shared.places.clone()).equipped(self.shared.messenger.clone());
         let mut last = None;
         while let Some((lane, job)) = self.take(last) {
+            last = Some((lane, job.row.app_id));
             self.work(&mut bench, job);
-            last = Some(lane);
         }
     }
 
-    /// The next run. `last` is the lane of the one that this bench just ended.
-    fn take(&self, last: Option<Lane>) -> Option<(Lane, Job)> {
+    /// The next run. `last` is the one that this bench just ended.
+    fn take(&self, last: Option<Last>) -> Option<(Lane, Job)> {
         let shared = &*self.shared;
-        let benches = shared.desks.len();
         let mut queue = lock(&shared.queue);
         queue.give_back(last);
         loop {
             // Who is here counts as working: with all cores busy already, this one is the watch.
-            if !queue.watched && queue.working(shared) > shared.cores && !queue.closing {
+            if !queue.watched && shared.working(&queue) > shared.cores && !queue.closing {
                 queue = self.keep_watch(queue);
             }
-            if let Some(next) = queue.next(benches) {
+            if let Some(next) = queue.next(|app| shared.bound(app)) {
                 // Whoever came while there was a watch was not announced to anyone else.
-                if queue.may_take(benches) && queue.wants_another(shared) {
+                if shared.wants_another(&queue) && queue.may_take() {
                     shared.wake.notify_one();
                 }
                 return Some(next);
@@ -421,7 +391,7 @@ impl Worker {
             }
             drop(queue);
             queue = self.linger();
-            if queue.may_take(benches) || queue.closing {
+            if queue.may_take() || queue.closing {
                 continue;
             }
             queue.asleep += 1;
@@ -436,7 +406,7 @@ impl Worker {
         loop {
             thread::yield_now();
             let queue = lock(&self.shared.queue);
-            if queue.may_take(self.shared.desks.len()) || queue.closing || Instant::now() >= until {
+            if queue.may_take() || queue.closing || Instant::now() >= until {
                 return queue;
             }
         }
@@ -450,8 +420,9 @@ impl Worker {
         loop {
             let first = queue.first();
             queue = shared.watch.wait_timeout(queue, WATCH).unwrap_or_else(PoisonError::into_inner).0;
-            let stuck = queue.may_take(shared.desks.len()) && first.is_some() && queue.first() == first;
-            quiet = if queue.may_take(shared.desks.len()) { 0 } else { quiet + 1 };
+            let busy = queue.may_take();
+            let stuck = busy && queue.first() == first;
+            quiet = if busy { 0 } else { quiet + 1 };
             if stuck || quiet >= WATCH_QUIET || queue.closing {
                 queue.watched = false;
                 return queue;

@@ -23,6 +23,7 @@ mod guards;
 mod library;
 mod limits;
 mod logs;
+mod places;
 mod program;
 mod redaction;
 mod response;
@@ -31,6 +32,8 @@ mod sdk;
 #[cfg(test)]
 mod testing;
 mod text;
+mod turns;
+mod waiting;
 mod watch;
 
 pub use cache::{PROGRAM_BYTES_DEFAULT, Programs};
@@ -45,3 +48,4 @@ pub use redaction::Redaction;
 pub use response::Response;
 pub use run::{Cancel, Control, Fault, FaultKind, Input, Outcome, World};
 pub use sdk::{Chapter, Example, ExampleOutcome, Page, reference};
+pub(crate) use turns::{Turns, is_fair};

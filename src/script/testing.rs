@@ -88,7 +88,7 @@ pub(super) fn run_example(source: &str) -> Outcome {
     let world = Some(world());
     on_a_bench(move || {
         let program = compile(&source).unwrap_or_else(|error| panic!("does not compile: {error}"));
-        let mut bench = Bench::equipped(egress::testing::messenger());
+        let mut bench = Bench::new().equipped(egress::testing::messenger());
         let input = Input { row: row().into(), deadline: Instant::now() + Duration::from_secs(10), world };
         bench.run(&program, input, &Limits::default(), &Control::default())
     })
@@ -110,7 +110,15 @@ pub(super) fn world() -> Arc<World> {
         let (created_at, updated_at) = (UnixMs(0), UnixMs(0));
         let (slug, name) = ("examples".parse().unwrap(), "Examples".parse().unwrap());
         changes
-            .create_app(App { id: app_id, slug, name, egress: Default::default(), created_at, updated_at })
+            .create_app(App {
+                id: app_id,
+                slug,
+                name,
+                egress: Default::default(),
+                limits: Default::default(),
+                created_at,
+                updated_at,
+            })
             .unwrap();
         for (id, name, source) in [
             (double, "double", "request.body * 2"),

@@ -16,6 +16,7 @@ use crate::store::kv::{Mark, View, ViewError};
 
 use super::egress::Messenger;
 use super::logs::Logs;
+use super::places::{Places, Share};
 use super::{Cancel, Control, FaultKind, Input, Limits, Redaction, World, alloc, context};
 
 /// Operations between two looks at the clock and the control.
@@ -42,6 +43,7 @@ pub(super) struct Watch {
     operations: AtomicU64,
     next_look: AtomicU64,
     run: Mutex<Run>,
+    share: Mutex<Share>,
 }
 
 /// What only slower paths need.
@@ -96,7 +98,7 @@ impl fmt::Debug for Watch {
 
 impl Watch {
     /// A watch that watches nothing yet.
-    pub(super) fn new() -> Watch {
+    pub(super) fn new(places: Option<Arc<Places>>) -> Watch {
         let now = Instant::now();
         let run = Run {
             row: None,
@@ -116,7 +118,8 @@ impl Watch {
             view: None,
             messenger: None,
         };
-        Watch { operations: AtomicU64::new(0), next_look: AtomicU64::new(0), run: Mutex::new(run) }
+        let (operations, next_look) = (AtomicU64::new(0), AtomicU64::new(0));
+        Watch { operations, next_look, run: Mutex::new(run), share: Mutex::new(Share::new(places)) }
     }
 
     /// Lets all runs that follow call others.
@@ -129,12 +132,13 @@ impl Watch {
         self.operations.store(0, Ordering::Relaxed);
         // The first operation looks, so that a run that is late or cancelled ends before it does anything.
         self.next_look.store(1, Ordering::Relaxed);
-        let mut run = self.run();
+        let (mut run, now) = (self.run(), Instant::now());
+        self.share().begin(input.row.app_id, now);
         run.row = Some(input.row);
         run.limits = limits.clone();
         run.calls = 0;
         run.reused = reused;
-        run.began = Instant::now();
+        run.began = now;
         run.deadline = input.deadline;
         run.control = control.clone();
         run.stop = None;
@@ -145,6 +149,7 @@ impl Watch {
 
     /// Ends the run and lets go of all it held.
     pub(super) fn finish(&self) -> Remains {
+        self.share().end();
         let mut run = self.run();
         let chain = run.row.take().map(|row| row.chain());
         run.world = None;
@@ -265,8 +270,21 @@ impl Watch {
         (count >= self.next_look.load(Ordering::Relaxed) || alloc::is_over_budget()) && self.look(count)
     }
 
+    /// Looks whether the run must end, and waits if it is the turn of others.
     #[cold]
     fn look(&self, count: u64) -> bool {
+        let mut share = self.share();
+        if self.ends(count) {
+            return true;
+        }
+        if share.is_long() {
+            std::thread::yield_now();
+        }
+        let now = Instant::now();
+        share.is_due(now) && !share.settle(now, || self.ends(count))
+    }
+
+    fn ends(&self, count: u64) -> bool {
         let mut run = self.run();
         let over = run.over(count);
         // Once it must end, every further operation says so: some native functions swallow a callback's error.
@@ -301,14 +319,22 @@ impl Watch {
     /// Sleeps, but neither past the deadline nor through a cancel.
     pub(super) fn sleep(&self, ctx: &NativeCallContext, wish: Duration) -> Result<(), Box<EvalAltResult>> {
         let until = Instant::now().checked_add(wish);
+        self.rest();
         loop {
-            self.check(ctx)?;
+            if self.ends(self.operations.load(Ordering::Relaxed)) {
+                return Err(ended(ctx));
+            }
             let left = until.map_or(SLEEP_SLICE, |until| until.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return Ok(());
             }
             std::thread::sleep(left.min(SLEEP_SLICE));
         }
+    }
+
+    /// Lets others have the processor: for native functions that are about to wait for something else.
+    pub(super) fn rest(&self) {
+        self.share().rest();
     }
 
     /// Writes to the run's log.
@@ -355,6 +381,10 @@ impl Watch {
     pub(super) fn halt(&self, stop: Stop) {
         self.run().stop.get_or_insert(stop);
         self.next_look.store(0, Ordering::Relaxed);
+    }
+
+    fn share(&self) -> MutexGuard<'_, Share> {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lock. A panic of native code while it was held leaves nothing half done that the next run does not reset.

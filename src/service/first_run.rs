@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Error;
 use crate::http::{key_of, new_secret};
 use crate::model::{
-    Access, App, BodyMode, DispatchMode, Domain, Durability, Egress, Key, Route, Sandbox, Script,
+    Access, App, AppLimits, BodyMode, DispatchMode, Domain, Durability, Egress, Key, Route, Sandbox, Script,
     ScriptSource, UnixMs,
 };
 use crate::store::{ChangeError, Changes, Store};
@@ -60,9 +60,15 @@ fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), Chang
     };
     let (slug, name) =
         ("default".parse().map_err(stored("slug"))?, "Default".parse().map_err(stored("name"))?);
-    let egress = Egress::default();
-    let app = App { id: changes.new_id(), slug, name, egress, created_at: now, updated_at: now };
-    let app = changes.create_app(app)?;
+    let app = changes.create_app(App {
+        id: changes.new_id(),
+        slug,
+        name,
+        egress: Egress::default(),
+        limits: AppLimits::default(),
+        created_at: now,
+        updated_at: now,
+    })?;
     let pattern = "*".parse().map_err(stored("pattern"))?;
     let domain = Domain { id: changes.new_id(), app_id: app.id, pattern, created_at: now, updated_at: now };
     changes.create_domain(domain)?;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{backups, first_run};
 use crate::config::{self, Config};
-use crate::model::UnixMs;
+use crate::model::{AppCeilings, UnixMs};
 use crate::store::backup;
 use crate::{dispatch, http, script, store};
 
@@ -23,6 +23,10 @@ pub(super) fn store(config: &Config) -> store::Settings {
         write_budget_bytes_per_day: config.card.write_budget_bytes_per_day,
         outbox_rows_max: config.outbox.rows_max,
         outbox_bytes_max: config.outbox.bytes_max,
+        app_queue_rows_max: match config.apps.queue_rows {
+            0 => config.outbox.rows_max.div_ceil(2),
+            rows => rows,
+        },
         log_bytes_max: config.executions.bytes_max,
         log_age_max: days(config.executions.age_max_days),
         dead_letters_max: config.dead_letters.rows_max,
@@ -31,7 +35,7 @@ pub(super) fn store(config: &Config) -> store::Settings {
         dead_letters_alert_at: config.dead_letters.alert_at,
         versions_bytes_max: config.versions.bytes_max,
         versions_age_max: days(config.versions.age_max_days),
-        kv_bytes_max: 64 * 1024 * 1024,
+        kv_bytes_max: config.apps.kv_bytes,
         timeout_async: Duration::from_secs(config.scripts.timeout_seconds_async.into()),
         space: store::Bounds {
             low_bytes: config.store.space_low_bytes,
@@ -102,6 +106,7 @@ pub(super) fn executor(config: &Config) -> script::Settings {
     script::Settings {
         benches,
         queue_max: config.scripts.queue_max,
+        app_concurrency: Some(config.apps.concurrency).filter(|runs| *runs > 0),
         timeout_async: Duration::from_secs(config.scripts.timeout_seconds_async.into()),
         cache_bytes: config.scripts.cache_bytes,
         limits: limits_of(&config.scripts.limits),
@@ -136,6 +141,14 @@ pub(super) fn policy(config: &Config) -> dispatch::Policy {
     }
 }
 
+pub(super) fn clock(config: &Config) -> dispatch::ClockRule {
+    match config.cron.clock {
+        config::CronClock::Auto => dispatch::ClockRule::Auto,
+        config::CronClock::Synchronised => dispatch::ClockRule::Synchronised,
+        config::CronClock::Trusted => dispatch::ClockRule::Trusted,
+    }
+}
+
 pub(super) fn limits(config: &Config) -> http::Limits {
     let server = &config.server;
     http::Limits {
@@ -158,9 +171,11 @@ pub(super) fn server(
             timeout_async: Duration::from_secs(config.scripts.timeout_seconds_async.into()),
             body_time_max: Duration::from_secs(config.server.body_timeout_seconds),
             bodies_bytes_max: config.server.bodies_bytes_max,
+            requests_per_second: config.apps.requests_per_second,
         },
         network: http::Network { allow: config.management.allow.clone() },
         endurance_tbw: config.card.endurance_tbw,
+        app_ceilings: AppCeilings { kv_bytes: config.apps.kv_bytes_max, queue_rows: config.outbox.rows_max },
         page_limit_max: config.management.page_limit_max,
         access_log: config.log.access,
         device_key,

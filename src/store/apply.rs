@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, Table, WriteTransaction};
+use uuid::Uuid;
 
 use super::Error;
 use super::catalog::Catalog;
-use super::changes::Changes;
+use super::changes::{Changes, Room, Terms};
 use super::codec;
 use super::events::Clerk;
-use super::handle::{Hooks, Shared};
+use super::handle::{Hooks, Shared, Store};
 use super::kv::Desk;
 use super::log::LogTail;
 use super::open::Settings;
@@ -21,7 +22,6 @@ use super::retention::{DeadLetters, Sources};
 use super::space::Space;
 use super::tables::{META, META_CLAIMED, OUTBOX};
 use crate::model::{DeadLetter, Row, UnixMs};
-use uuid::Uuid;
 
 /// A durable commit takes the gathered log along from this size on; a smaller rest waits for the flush.
 const LOG_RIDES_FROM: usize = 16 * 1024;
@@ -40,7 +40,7 @@ pub(crate) struct Applier {
     /// Relaxed rows that have not ended.
     unflushed: BTreeMap<u128, Arc<Row>>,
     /// Rows in the table that ended; they go together with their records.
-    ended: Vec<u128>,
+    ended: Vec<Ended>,
     /// Async rows whose attempt may have begun.
     claimed: BTreeSet<u128>,
     claimed_changed: bool,
@@ -59,6 +59,9 @@ pub(crate) struct Applier {
     #[cfg(test)]
     pub(crate) sabotage: Sabotage,
 }
+
+/// A row that ended; of which app, if it was async.
+type Ended = (u128, Option<Uuid>);
 
 /// What the writer wants of a batch besides its commands.
 #[derive(Clone, Copy, Debug)]
@@ -161,8 +164,8 @@ impl Applier {
                 self.claimed_changed = true;
                 batch.claims.push(reply);
             }
-            Command::Settle { id, end, effects, told } => {
-                self.stage_end(id.as_u128(), end, batch);
+            Command::Settle { id, of, end, effects, told } => {
+                self.stage_end((id.as_u128(), of), end, batch);
                 if let Some(effects) = effects {
                     self.stage_effects(*effects, told, batch);
                 }
@@ -181,11 +184,16 @@ impl Applier {
         if rows > self.outbox_rows_max || held > self.outbox_bytes_max {
             return reply(Err(Error::OutboxFull { rows: self.outbox_rows, bytes: self.outbox_bytes }));
         }
+        let store = Store { shared: self.shared.clone() };
+        if let Err(full) = store.check_share(row.app_id, u64::from(!row.is_sync())) {
+            return reply(Err(full));
+        }
         if let Some(full) = self.space.full(Instant::now()) {
             self.shared.load.storage_full_refusals.fetch_add(1, Relaxed);
             return reply(Err(Error::StorageFull(full)));
         }
         (self.outbox_rows, self.outbox_bytes) = (rows, held);
+        self.shared.shares.enter(&row);
         if claimed {
             self.claimed.insert(row.execution_id.as_u128());
             self.claimed_changed = true;
@@ -201,7 +209,7 @@ impl Applier {
         self.desk.stage(effects);
     }
 
-    fn stage_end(&mut self, id: u128, end: End, batch: &mut Batch) {
+    fn stage_end(&mut self, (id, of): Ended, end: End, batch: &mut Batch) {
         self.waiting_since.get_or_insert_with(Instant::now);
         self.claimed_changed |= self.claimed.remove(&id);
         let record = match end {
@@ -217,7 +225,7 @@ impl Applier {
         self.count_kept(u64::try_from(record.weight()).unwrap_or(0));
         self.shared.fronts.release_unique(Uuid::from_u128(id));
         if self.unflushed.remove(&id).is_none() {
-            self.ended.push(id);
+            self.ended.push((id, of));
         }
     }
 
@@ -245,6 +253,7 @@ impl Applier {
         let all = flush || visible || batch.effects;
         let mut enqueued = enqueued;
         enqueued.extend(self.write_effects(&txn, &catalog, all, flush, ask.now)?);
+        self.write_handlers(&txn, &catalog, &batch.dead, &mut enqueued)?;
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, all, durable, ask.now)?;
         let letters = dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now));
@@ -264,9 +273,10 @@ impl Applier {
         self.shared.revisions.letters.fetch_add(u64::from(letters), SeqCst);
         self.shared.revisions.setup.fetch_add(u64::from(changed || looks_at_sources), SeqCst);
         self.committed(durable, flush, checkpoint);
+        let swapped = !catalog.is_same(&self.catalog);
         self.catalog = catalog;
         self.desk.publish(&self.shared.fronts, &self.shared.revisions);
-        self.tell(batch, replies, enqueued, changed, hooks);
+        self.tell(batch, replies, enqueued, swapped, hooks);
         Ok(())
     }
 
@@ -278,7 +288,9 @@ impl Applier {
         changes: Vec<Change>,
     ) -> Result<Made, Error> {
         let full = if changes.is_empty() { None } else { self.space.full(Instant::now()) };
-        let mut desk = Changes::new(txn, catalog, &self.shared.ids, full);
+        let terms =
+            Terms { timeout_async: self.timeout_async, room: self.room(), shares: &self.shared.shares };
+        let mut desk = Changes::new(txn, catalog, &self.shared.ids, terms, full);
         let mut wrote = false;
         let mut replies = Vec::with_capacity(changes.len());
         for change in changes {
@@ -290,6 +302,42 @@ impl Applier {
         self.count_kept(desk.kept_bytes.get());
         let sources = (desk.source_bytes_added, desk.source_bytes_freed);
         Ok(Made { replies, dead_freed: desk.dead_bytes_freed, sources, enqueued: desk.enqueued, wrote })
+    }
+
+    fn room(&self) -> Room {
+        Room {
+            rows: self.outbox_rows_max.saturating_sub(self.outbox_rows),
+            bytes: self.outbox_bytes_max.saturating_sub(self.outbox_bytes),
+        }
+    }
+
+    /// The rows of triggers that wait for these dead letters, as far as there is room: the letters stay in any case.
+    fn write_handlers(
+        &self,
+        txn: &WriteTransaction,
+        catalog: &Catalog,
+        dead: &[DeadLetter],
+        enqueued: &mut Vec<Arc<Row>>,
+    ) -> Result<(), Error> {
+        let clerk = Clerk { ids: &self.shared.ids, now: UnixMs::now(), timeout: self.timeout_async };
+        let mut room = self.room();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        enqueued.iter().for_each(|row| room.take(1, weight(&codec::encode(row.as_ref()))));
+        for letter in dead {
+            for row in clerk.dead_letter(catalog, letter) {
+                let bytes = codec::encode(&row);
+                if !room.has(1, weight(&bytes)) {
+                    tracing::warn!(dead_letter = %letter.id, script = %row.script_name, "the outbox is full: a dead letter is not handled");
+                    continue;
+                }
+                room.take(1, weight(&bytes));
+                txn.open_table(OUTBOX)?.insert(row.execution_id.as_u128(), bytes.as_slice())?;
+                enqueued.push(Arc::new(row));
+            }
+        }
+        Ok(())
     }
 
     /// What runs changed, and the rows that come of it. All of it goes down, or nothing: later changes rest on earlier.
@@ -371,8 +419,9 @@ impl Applier {
     }
 
     fn remove_ended(&mut self, outbox: &mut Table<'_, u128, &'static [u8]>) -> Result<(), Error> {
-        for id in self.ended.drain(..) {
+        for (id, of) in self.ended.drain(..) {
             if let Some(bytes) = outbox.remove(id)? {
+                of.into_iter().for_each(|app| self.shared.shares.leave(app));
                 self.outbox_rows = self.outbox_rows.saturating_sub(1);
                 self.outbox_bytes = self.outbox_bytes.saturating_sub(weight(bytes.value()));
             }
@@ -383,6 +432,7 @@ impl Applier {
     fn count_enqueued(&mut self, rows: &[Arc<Row>]) {
         for row in rows {
             let weight = weight(&codec::encode(row.as_ref()));
+            self.shared.shares.enter(row);
             self.outbox_rows += 1;
             self.outbox_bytes += weight;
             self.count_kept(weight);
@@ -433,10 +483,11 @@ impl Applier {
         batch: &mut Batch,
         changes: Vec<Reply>,
         enqueued: Vec<Arc<Row>>,
-        changed: bool,
+        swapped: bool,
         hooks: &Hooks,
     ) {
-        if changed {
+        // Ticks change every second, what the house is set up to do does not: others build on it.
+        if swapped {
             let catalog = Arc::new(self.catalog.clone());
             self.shared.catalog.store(catalog.clone());
             (hooks.catalog)(&catalog);

@@ -58,6 +58,16 @@ pub enum Error {
         /// About how many bytes they hold.
         bytes: u64,
     },
+    /// One app has as much queued work as it may.
+    #[error(
+        "the app has {rows} rows of queued work and may have {rows_max}: wait until some have ended, cancel some, or raise its limit queue_rows"
+    )]
+    AppQueueFull {
+        /// Async rows of it.
+        rows: u64,
+        /// Its limit.
+        rows_max: u64,
+    },
     /// There is too little room on the card to accept anything.
     #[error("{0}")]
     StorageFull(Full),
@@ -70,6 +80,7 @@ impl Error {
             Error::Behind => Some("card_behind"),
             Error::Reopening => Some("reopening"),
             Error::OutboxFull { .. } => Some("outbox_full"),
+            Error::AppQueueFull { .. } => Some("queue_full"),
             Error::StorageFull(_) => Some("storage_full"),
             Error::NewerSchema { .. }
             | Error::InUse(_)

@@ -25,6 +25,7 @@ use super::open::{self, Settings};
 use super::pace::Pace;
 use super::queue::{Command, End, Queue, Reply};
 use super::read::Snapshot;
+use super::shares::Shares;
 use super::space::Space;
 use super::wear::Odometer;
 use super::writer::Writer;
@@ -36,6 +37,10 @@ use crate::model::{Row, UnixMs};
 pub struct Recovered {
     /// Which.
     pub execution_id: Uuid,
+    /// Whose.
+    pub app_id: Uuid,
+    /// What made it, if a trigger did.
+    pub trigger_id: Option<Uuid>,
     /// When it may run.
     pub due_at: UnixMs,
     /// The longest that it may still have to wait, whatever the clock says.
@@ -92,6 +97,8 @@ pub struct Load {
     pub versions_bytes: AtomicU64,
     /// Rows and changes refused because the card was full.
     pub storage_full_refusals: AtomicU64,
+    /// Rows refused because their app had as much queued work as it may.
+    pub queue_full_refusals: AtomicU64,
     /// Bytes that the store was asked to keep, before compression.
     pub logical_bytes: AtomicU64,
 }
@@ -113,6 +120,7 @@ pub(crate) struct Shared {
     pub(crate) fronts: Fronts,
     reactions: ArcSwap<Reactions>,
     pub(crate) bounds: Bounds,
+    pub(crate) shares: Shares,
     pub(crate) revisions: Arc<Revisions>,
     pub(crate) load: Load,
     pub(crate) meter: Arc<CardMeter>,
@@ -188,6 +196,7 @@ impl Store {
             ids: Ids::after(opened.latest_id),
             fronts: Fronts::of(opened.desk.usage()),
             reactions: ArcSwap::default(),
+            shares: Shares::of(&opened.recovered, settings.app_queue_rows_max),
             bounds: Bounds {
                 outbox_rows: settings.outbox_rows_max,
                 outbox_bytes: settings.outbox_bytes_max,
@@ -243,6 +252,10 @@ impl Store {
         claimed: bool,
         reply: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
+        // The writer asks again; a flood that is refused need not reach it.
+        if let Err(full) = self.check_share(row.app_id, u64::from(!row.is_sync())) {
+            return reply(Err(full));
+        }
         let queue = self.lock();
         if queue.frozen {
             drop(queue);
@@ -280,12 +293,13 @@ impl Store {
 
     /// Ends an attempt. Nobody waits for it: it is on the card with the next flush.
     pub fn settle(&self, row: &Row, end: End) {
-        self.post(Command::Settle { id: row.execution_id, end, effects: None, told: None }, false);
+        let of = (!row.is_sync()).then_some(row.app_id);
+        self.post(Command::Settle { id: row.execution_id, of, end, effects: None, told: None }, false);
     }
 
     /// Takes a claim back: the row's attempt did not begin.
     pub fn release(&self, id: Uuid) {
-        self.post(Command::Settle { id, end: End::Release, effects: None, told: None }, false);
+        self.post(Command::Settle { id, of: None, end: End::Release, effects: None, told: None }, false);
     }
 
     /// Changes the set-up. `reply` is called once the change is durable, or refused, on the writer's thread.

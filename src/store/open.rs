@@ -45,6 +45,8 @@ pub struct Settings {
     pub outbox_rows_max: u64,
     /// Bytes the outbox may hold, about.
     pub outbox_bytes_max: u64,
+    /// Async rows that one app may have in it, where the app says nothing.
+    pub app_queue_rows_max: u64,
     /// Bytes of execution records kept, compressed.
     pub log_bytes_max: u64,
     /// Age up to which execution records are kept.
@@ -248,6 +250,8 @@ fn recover_outbox(txn: &WriteTransaction) -> Result<Orphans, Error> {
         unique.extend(row.unique.take().map(|key| (row.execution_id, row.app_id, key)));
         recovered.push(Recovered {
             execution_id: row.execution_id,
+            app_id: row.app_id,
+            trigger_id: row.trigger_id,
             due_at: row.due_at,
             wait_max: Duration::from_millis(row.wait_ms),
             began,

@@ -47,8 +47,10 @@ pub(crate) enum Command {
         ids: Vec<Uuid>,
         reply: Reply,
     },
+    /// `of` is the app of an async row.
     Settle {
         id: Uuid,
+        of: Option<Uuid>,
         end: End,
         effects: Option<Box<Accepted>>,
         told: Option<Reply>,

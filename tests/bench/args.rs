@@ -21,6 +21,8 @@ pub(crate) enum Subject {
     Direct,
     /// The strict and async routes on cards whose syncs take 5, 15 and 50 ms longer, with bodies of 200 bytes
     Slow,
+    /// A healthy app beside one that loops or floods the outbox
+    Fair,
     /// Time from the spawn to the ready line with many routes and log rows
     Start,
     /// Time to find the route of a request among many

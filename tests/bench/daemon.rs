@@ -23,6 +23,8 @@ const READY_TIME_MAX: Duration = Duration::from_secs(120);
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
 /// The body of every request: 13 bytes of JSON.
 pub(crate) const BODY: &str = r#"{"name":"pi"}"#;
+/// The host of the neighbour, which claims no other.
+pub(crate) const NEIGHBOUR: &str = "neighbour.test";
 const SCRIPT: &str = "#{ echo: request.body }";
 
 /// A running daemon.
@@ -90,6 +92,24 @@ impl Daemon {
             }
         }
         Ok(id)
+    }
+
+    /// Makes a second app, which behaves badly.
+    pub(crate) fn furnish_neighbour(&self) -> Outcome<()> {
+        self.post("/api/v1/apps", &json!({ "slug": "neighbour" }))?;
+        self.post("/api/v1/apps/neighbour/domains", &json!({ "pattern": NEIGHBOUR }))?;
+        let endless = "let n = 0; loop { n += 1; }";
+        for (path, source, dispatch_mode) in
+            [("/loop", endless, "sync"), ("/loop-later", endless, "async"), ("/flood", SCRIPT, "async")]
+        {
+            let script = json!({ "name": &path[1..], "source": source });
+            let script = self.post("/api/v1/apps/neighbour/scripts", &script)?;
+            let route = json!({
+                "method": "POST", "path": path, "script_id": script["id"], "dispatch_mode": dispatch_mode,
+            });
+            self.post("/api/v1/apps/neighbour/routes", &route)?;
+        }
+        Ok(())
     }
 
     fn post(&self, path: &str, body: &Value) -> Outcome<Value> {

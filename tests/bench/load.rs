@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -73,11 +74,11 @@ struct Generator<'a> {
     load: Load,
 }
 
-/// The bytes of a POST of JSON.
-pub(crate) fn post(address: SocketAddr, path: &str, body: &str) -> Vec<u8> {
+/// The bytes of a POST of JSON to this host.
+pub(crate) fn post(host: impl Display, path: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{body}"
     )
     .into_bytes()

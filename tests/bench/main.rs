@@ -6,12 +6,13 @@
 //! were reached; it asserts nothing about speed, so it fails only if something does not work.
 //!
 //! [`load`] is the generator, [`bare`] the yardstick, [`daemon`] the daemon under test and what its metrics say,
-//! [`rounds`] the order of measurements, [`slow`] the same on slower cards, [`endurance`] many of them in a row; [`startup`] and [`matching`] need no load; [`report`] prints.
+//! [`rounds`] the order of measurements, [`slow`] the same on slower cards, [`fair`] beside a bad neighbour, [`endurance`] many of them in a row; [`startup`] and [`matching`] need no load; [`report`] prints.
 
 mod args;
 mod bare;
 mod daemon;
 mod endurance;
+mod fair;
 mod histogram;
 mod load;
 mod machine;
@@ -62,6 +63,9 @@ fn measure(args: &Args, dir: &Path) -> Outcome<Report> {
     }
     if args.wants(Subject::Slow) {
         report.add_slow(&slow::run(args, dir)?);
+    }
+    if args.wants(Subject::Fair) {
+        report.add_fair(&fair::run(args, dir)?);
     }
     if args.wants(Subject::Start) {
         report.add_starts(&startup::run(args, dir)?);

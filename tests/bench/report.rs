@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 
 use crate::args::{Args, Subject};
 use crate::endurance::Tenth;
+use crate::fair::Fair;
 use crate::matching::Matching;
 use crate::numbers::float;
 use crate::rounds::{Rounds, Runs};
@@ -230,6 +231,36 @@ impl Report {
         self.tables.push(table);
     }
 
+    /// What a healthy app felt of its neighbour.
+    pub(crate) fn add_fair(&mut self, all: &[Fair]) {
+        let heads = [
+            "a neighbour that",
+            "connections",
+            "alone req/s",
+            "beside req/s",
+            "alone p99 ms",
+            "beside p99 ms",
+            "ratio of p99",
+            "errors",
+        ];
+        let mut table = Table::new("A healthy app, relaxed, beside a bad neighbour on 8 connections", &heads);
+        for fair in all {
+            table.add(vec![
+                fair.neighbour.to_owned(),
+                fair.connections.to_string(),
+                format!("{:.0}", fair.median(|run| run.alone_rate)),
+                format!("{:.0}", fair.median(|run| run.beside_rate)),
+                format!("{:.2}", fair.median(|run| run.alone_p99_ms)),
+                format!("{:.2}", fair.median(|run| run.beside_p99_ms)),
+                format!("{:.2}", fair.ratio()),
+                fair.refused().to_string(),
+            ]);
+            let what = format!("p99 beside one that {}, {} connections", fair.neighbour, fair.connections);
+            self.at_most(&what, 3.0, fair.ratio(), 2);
+        }
+        self.tables.push(table);
+    }
+
     /// How long look-ups took; the first is the measure of the others.
     pub(crate) fn add_matches(&mut self, matches: &[Matching]) {
         let mut table = Table::new("Route match, in process", &["routes", "ns/match", "of the first"]);
@@ -278,6 +309,7 @@ fn name(subject: Subject) -> &'static str {
         Subject::Slow => "slow card",
         Subject::Start => "start",
         Subject::Match => "match",
+        Subject::Fair => "fair",
         Subject::Endurance => "endurance",
     }
 }

@@ -120,7 +120,7 @@ impl Field<'_> {
             Subject::Strict => self.run_daemon("/strict", 200, connections),
             Subject::Async => self.run_daemon("/async", 202, connections),
             Subject::Direct => self.run_daemon(&format!("/api/execute/{}", self.script), 200, connections),
-            Subject::Slow | Subject::Start | Subject::Match | Subject::Endurance => {
+            Subject::Slow | Subject::Fair | Subject::Start | Subject::Match | Subject::Endurance => {
                 Err("this is not measured under load".into())
             }
         }

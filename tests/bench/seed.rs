@@ -7,8 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use picloud::model::{
-    Access, App, BodyMode, Delivery, DispatchMode, Domain, Durability, Egress, Ended, ExecutionRecord, Kind,
-    Request, Route, Row, Sandbox, Script, UnixMs,
+    Access, App, AppLimits, BodyMode, Delivery, DispatchMode, Domain, Durability, Egress, Ended,
+    ExecutionRecord, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
 };
 use picloud::store::{self, Catalog, Changes, End, Hooks, Store};
 use uuid::Uuid;
@@ -38,6 +38,7 @@ impl Furniture {
             slug: format!("app-{number}").parse()?,
             name: format!("App {number}").parse()?,
             egress: Egress::default(),
+            limits: AppLimits::default(),
             created_at: now,
             updated_at: now,
         };
@@ -156,6 +157,7 @@ fn settings(dir: &Path) -> store::Settings {
         write_budget_bytes_per_day: 0,
         outbox_rows_max: 100_000,
         outbox_bytes_max: 256 * 1024 * 1024,
+        app_queue_rows_max: 100_000,
         log_bytes_max: 64 * 1024 * 1024,
         log_age_max: Duration::from_secs(30 * 24 * 3600),
         dead_letters_max: 10_000,

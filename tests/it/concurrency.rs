@@ -106,7 +106,7 @@ fn the_set_up_may_change_under_load() {
 
 #[test]
 fn every_bench_is_used() {
-    let daemon = Setup::default().set("scripts.threads", 8).start();
+    let daemon = Setup::default().set("scripts.threads", 8).set("apps.concurrency", 8).start();
     let script = daemon.script_with("sleep(2); 1", json!({ "timeout_seconds": 60 }));
     daemon.route("ANY", "/slow", &script, json!({}));
     daemon.route("POST", "/later", &script, json!({ "dispatch_mode": "async" }));

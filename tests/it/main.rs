@@ -21,6 +21,7 @@ mod dead_letters;
 mod drain;
 mod egress;
 mod executions;
+mod fairness;
 mod faults;
 mod first_run;
 mod full_disk;

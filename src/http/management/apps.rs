@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::input::{Call, page_of};
 use super::{Office, Outcome, not_allowed};
 use crate::http::reply::{self, Refusal};
-use crate::model::{App, Domain, Egress, HostPattern, Name, Slug, UnixMs};
+use crate::model::{App, AppLimits, Domain, Egress, HostPattern, Name, Slug, UnixMs};
 use crate::store::AppPatch;
 
 #[derive(Deserialize)]
@@ -19,6 +19,7 @@ struct NewApp {
     name: Option<Name>,
     #[serde(default)]
     egress: Egress,
+    limits: AppLimits,
 }
 
 #[derive(Deserialize)]
@@ -46,15 +47,10 @@ impl Office {
                     Some(name) => name,
                     None => new.slug.as_str().parse().map_err(|why| Refusal::invalid("name", why))?,
                 };
-                let now = UnixMs::now();
-                let app = App {
-                    id: self.store.new_id(),
-                    slug: new.slug,
-                    name,
-                    egress: new.egress,
-                    created_at: now,
-                    updated_at: now,
-                };
+                self.check_limits(&new.limits)?;
+                let (id, now) = (self.store.new_id(), UnixMs::now());
+                let NewApp { slug, limits, egress, .. } = new;
+                let app = App { id, slug, name, egress, limits, created_at: now, updated_at: now };
                 let app = self.change(move |changes| changes.create_app(app)).await?;
                 Ok(reply::json(StatusCode::CREATED, app.as_ref()))
             }
@@ -68,6 +64,7 @@ impl Office {
             Method::GET => Ok(reply::json(StatusCode::OK, app.as_ref())),
             Method::PATCH => {
                 let patch: AppPatch = call.json().await?;
+                self.check_limits(&patch.limits.unwrap_or_default())?;
                 let app =
                     self.change(move |changes| changes.update_app(app.id, patch, UnixMs::now())).await?;
                 Ok(reply::json(StatusCode::OK, app.as_ref()))
@@ -78,6 +75,10 @@ impl Office {
             }
             _ => not_allowed("GET, PATCH, DELETE"),
         }
+    }
+
+    fn check_limits(&self, limits: &AppLimits) -> Result<(), Refusal> {
+        limits.check(&self.app_ceilings).map_err(|(field, why)| Refusal::invalid(field, why))
     }
 
     pub(super) async fn domains(&self, call: Call, app: Uuid, rest: &[&str]) -> Outcome {

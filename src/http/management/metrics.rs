@@ -57,6 +57,11 @@ impl Office {
         let labels =
             ["{class=\"1xx\"}", "{class=\"2xx\"}", "{class=\"3xx\"}", "{class=\"4xx\"}", "{class=\"5xx\"}"];
         text.counters("http_responses_total", "Answers by class of status.", &labels, &answers);
+        text.counter(
+            "http_rate_limited_total",
+            "Requests refused because their app was called too often.",
+            &self.info.rate_limited,
+        );
         let (open, accepted) = self.guests.count();
         text.gauge("http_connections", "Connections open now.", open);
         text.metric("http_connections_total", "counter", "Connections accepted.", &[("", &accepted)]);
@@ -85,6 +90,7 @@ impl Office {
         let (waiting, running) = executor.load();
         text.gauge("executor_threads", "Threads that run scripts.", executor.benches());
         text.gauge("executor_running", "Scripts running now.", running);
+        text.gauge("executor_heavy", "Scripts among them that share the processor.", executor.heavy());
         text.gauge("executor_queue", "Runs that wait for a thread.", waiting);
         text.counter(
             "executor_overloaded_total",
@@ -92,13 +98,19 @@ impl Office {
             &executor.tally().overloaded,
         );
         text.counter(
+            "executor_app_overloaded_total",
+            "Runs refused because their app had its share of the queue.",
+            &executor.tally().app_overloaded,
+        );
+        text.counter(
             "executor_leaked_bytes_total",
             "Bytes that runs left behind.",
             &executor.tally().leaked_bytes,
         );
-        let (ready, scheduled) = self.dispatch.waiting();
+        let (ready, scheduled, held) = self.dispatch.waiting();
         text.gauge("dispatcher_ready", "Async rows that are due.", ready);
         text.gauge("dispatcher_scheduled", "Async rows that wait for their time.", scheduled);
+        text.gauge("dispatcher_held", "Async rows that their trigger holds back.", held);
     }
 
     fn card(&self, text: &mut Exposition) {
@@ -130,6 +142,11 @@ impl Office {
             "storage_full_refusals_total",
             "Rows and changes refused because the card was full.",
             &load.storage_full_refusals,
+        );
+        text.counter(
+            "queue_full_refusals_total",
+            "Rows refused because their app had as much queued work as it may.",
+            &load.queue_full_refusals,
         );
         text.counter("store_commands_total", "Commands the writer took.", &load.commands);
         text.counter("store_compactions_total", "Times the file was made small again.", &load.compactions);

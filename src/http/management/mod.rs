@@ -35,7 +35,7 @@ use super::listener::Guests;
 use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
 use crate::dispatch::Dispatch;
-use crate::model::{App, Script};
+use crate::model::{App, AppCeilings, Script};
 use crate::store::{ChangeError, Changes, Error, Snapshot, Store};
 use input::Call;
 pub use system::SystemInfo;
@@ -74,6 +74,7 @@ pub(super) struct Office {
     pub(super) info: Arc<SystemInfo>,
     pub(super) page_limit_max: usize,
     pub(super) endurance_tbw: u64,
+    pub(super) app_ceilings: AppCeilings,
     pub(super) custody: Custody,
 }
 

@@ -54,5 +54,5 @@ pub(super) fn furnish(engine: &mut Engine, watch: &Arc<Watch>) {
 
 /// What scripts can call, to be read: every namespace with the page of every function. Needs no engine.
 pub fn reference() -> Vec<Chapter> {
-    kits(&Arc::new(Watch::new())).iter().map(Kit::chapter).collect()
+    kits(&Arc::new(Watch::new(None))).iter().map(Kit::chapter).collect()
 }

@@ -10,7 +10,7 @@ use super::{Example, ExampleOutcome, kits, reference};
 
 #[test]
 fn every_function_has_a_page_and_every_page_a_function() {
-    for kit in kits(&Arc::new(Watch::new())) {
+    for kit in kits(&Arc::new(Watch::new(None))) {
         let chapter = kit.chapter();
         let (names, registered) = kit.functions();
         assert_eq!(names.len(), registered, "{}: two functions take the same arguments", chapter.name);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::view::full;
 use super::{Base, Effects, Reactions, View};
-use crate::model::UnixMs;
+use crate::model::{Row, UnixMs};
 use crate::store::queue::{Accepted, Command, Reply};
 use crate::store::{End, Error, Store};
 
@@ -47,13 +47,14 @@ impl Store {
     /// changes are accepted.
     pub fn settle_with(
         &self,
-        id: Uuid,
+        row: &Row,
         effects: Effects,
         settlement: impl FnOnce() -> Settlement,
     ) -> Result<(), Refused> {
         self.accept(effects, |effects| {
             let Settlement { end, told } = settlement();
-            Command::Settle { id, end, effects: Some(effects), told }
+            let of = (!row.is_sync()).then_some(row.app_id);
+            Command::Settle { id: row.execution_id, of, end, effects: Some(effects), told }
         })
         .map(drop)
     }
@@ -124,7 +125,7 @@ impl Store {
         if queued > 0 && (with > self.shared.bounds.outbox_rows || bytes > self.shared.bounds.outbox_bytes) {
             return Err(Error::OutboxFull { rows, bytes });
         }
-        Ok(())
+        self.check_share(effects.app_id, queued)
     }
 
     /// The KV of the file as of its last commit.
@@ -134,8 +135,9 @@ impl Store {
     }
 
     /// Bytes that an app may keep.
-    pub fn kv_bytes_max(&self, _app: Uuid) -> u64 {
-        self.shared.bounds.kv_bytes
+    pub fn kv_bytes_max(&self, app: Uuid) -> u64 {
+        let own = self.shared.catalog.load().apps.get(&app).and_then(|app| app.limits.kv_bytes);
+        own.unwrap_or(self.shared.bounds.kv_bytes)
     }
 
     /// Values and bytes that an app keeps, as of the last commit of the file.

@@ -66,6 +66,7 @@ fn settings(chance: &mut Chance) -> Settings {
         flush_interval: Duration::from_secs(1),
         outbox_rows_max: 24,
         outbox_bytes_max: 40 * 1024,
+        app_queue_rows_max: u64::MAX,
         log_bytes_max: 16 * 1024,
         log_age_max: Duration::from_secs(1_800),
         dead_letters_max: 6,

@@ -13,8 +13,8 @@ use super::life::{Plan, Told, name};
 use super::setup::Op;
 use super::world::{Item, Logged, Shelf, World, stamp_ms};
 use crate::model::{
-    Access, App, Attempt, Body, BodyMode, DeadLetter, Delivery, DispatchMode, Domain, Durability, Egress,
-    Ended, ExecutionRecord, InboxId, Key, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
+    Access, App, AppLimits, Attempt, Body, BodyMode, DeadLetter, Delivery, DispatchMode, Domain, Durability,
+    Egress, Ended, ExecutionRecord, InboxId, Key, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
 };
 use crate::store::apply::Ask;
 use crate::store::codec;
@@ -351,6 +351,7 @@ impl Plans {
                 slug: format!("app-{number}").parse().unwrap(),
                 name: "An app".parse().unwrap(),
                 egress: Egress::default(),
+                limits: AppLimits::default(),
                 created_at: now,
                 updated_at: now,
             }),
