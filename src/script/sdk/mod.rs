@@ -5,19 +5,31 @@
 //! is their page, for the terminal and for the reference alike. A test runs every example of every page, and refuses a
 //! function without one.
 
+mod crypto;
+mod csv;
+mod enc;
+mod given;
 mod globals;
+mod id;
+mod json;
+mod jwt;
 mod kit;
 mod log;
 mod page;
+mod password;
+mod rand;
+mod template;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::sync::Arc;
 
 use rhai::{Engine, EvalAltResult};
 
 use super::watch::Watch;
-use kit::{Kit, offer, wrong};
+use given::wrong;
+use kit::{Kit, offer};
 
 pub use page::{Chapter, Example, Outcome as ExampleOutcome, Page};
 
@@ -26,7 +38,18 @@ type Raised = Box<EvalAltResult>;
 
 /// All namespaces, in the order of the reference.
 fn kits(watch: &Arc<Watch>) -> Vec<Kit> {
-    vec![globals::kit(watch), log::kit(watch)]
+    vec![
+        globals::kit(watch),
+        log::kit(watch),
+        time::kit(watch),
+        id::kit(watch),
+        rand::kit(watch),
+        crypto::kit(watch),
+        enc::kit(watch),
+        json::kit(watch),
+        csv::kit(watch),
+        template::kit(watch),
+    ]
 }
 
 /// Gives an engine all namespaces; their functions answer to `watch`.
