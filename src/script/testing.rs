@@ -144,6 +144,12 @@ pub(super) fn world() -> Arc<World> {
     Arc::new(World { store, sealer, env, library, timeout_async: Duration::from_secs(30) })
 }
 
+/// A text as a script writes it.
+pub(super) fn quoted(text: &str) -> String {
+    // JSON knows two escapes that scripts do not.
+    serde_json::to_string(text).unwrap().replace("\\b", "\\x08").replace("\\f", "\\x0c")
+}
+
 /// Asserts that `source` answers 200 with this body.
 #[track_caller]
 pub(super) fn gives(source: &str, body: &str) {
