@@ -15,7 +15,7 @@ use super::key::Key;
 use super::session::Session;
 use super::{
     apps, backups, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts,
-    serve, status,
+    serve, status, triggers,
 };
 use crate::config::Config;
 
@@ -135,6 +135,7 @@ fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
         Command::Domain { verb } => domains::run(session, verb),
         Command::Script { verb } => scripts::run(session, verb),
         Command::Route { verb } => routes::run(session, verb),
+        Command::Trigger { verb } => triggers::run(session, verb),
         Command::Key { verb } => keys::run(session, verb),
         Command::Deploy(args) => deploy::run(session, args),
         Command::Validate { file } => scripts::validate(session, &file),

@@ -16,6 +16,7 @@ mod routes;
 mod scripts;
 mod status;
 mod system;
+mod triggers;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -132,6 +133,7 @@ impl Office {
             [app] => self.app(call, app).await,
             [app, "domains", rest @ ..] => self.domains(call, self.find_app(app)?.id, rest).await,
             [app, "scripts", rest @ ..] => self.scripts(call, self.find_app(app)?.id, rest).await,
+            [app, "triggers", rest @ ..] => self.triggers(call, self.find_app(app)?.id, rest).await,
             [app, "routes", rest @ ..] => {
                 let app = self.find_app(app)?;
                 self.routes(call, table, app.id, rest).await
