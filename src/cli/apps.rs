@@ -60,6 +60,12 @@ pub(super) struct Update {
     /// Async rows that were accepted and have not ended
     #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
     queue_rows: Option<Limited>,
+    /// Hosts that scripts may call, like api.example.org, *.example.org:443; `any` for every public one, `none`
+    #[arg(long, group = "change", value_name = "HOST,..", value_delimiter = ',')]
+    egress_allow: Vec<String>,
+    /// Networks that scripts may call though they are not public, like 192.168.1.0/24; or `none`
+    #[arg(long, group = "change", value_name = "NETWORK,..", value_delimiter = ',')]
+    egress_network: Vec<String>,
 }
 
 /// A limit; without a number it is the device's default.
@@ -122,8 +128,39 @@ fn update(session: &mut Session<'_>, args: Update) -> Result<(), Error> {
         }
         change.insert("limits".to_owned(), all);
     }
+    let egress = egress(&args.egress_allow, &args.egress_network);
+    if !egress.is_empty() {
+        // Like the limits, one field.
+        let mut all = session.client.get(&path, &what)?["egress"].take();
+        for (name, value) in egress {
+            all[name] = value;
+        }
+        change.insert("egress".to_owned(), all);
+    }
     let app = session.client.patch(&path, &Value::from(change), &what)?;
     session.told(format_args!("{what}: limits are {}", limits_set(&app["limits"])), &app)
+}
+
+/// What is to be changed of whom scripts may call.
+fn egress(allow: &[String], networks: &[String]) -> Vec<(&'static str, Value)> {
+    let allow = match allow {
+        [] => None,
+        [one] if one == "any" => Some(Value::Null),
+        hosts => Some(listed(hosts)),
+    };
+    let networks = Some(networks).filter(|list| !list.is_empty()).map(listed);
+    [("allow", allow), ("networks", networks)]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
+/// The list that was given; the word `none` is the empty one.
+fn listed(given: &[String]) -> Value {
+    match given {
+        [one] if one == "none" => json!([]),
+        list => json!(list),
+    }
 }
 
 /// The limits that an app has of its own.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    apps, backups, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts,
-    serve, triggers,
+    apps, backups, call, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes, scripts,
+    secrets, serve, triggers,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -72,6 +72,18 @@ pub(super) enum Command {
         /// What to do.
         #[command(subcommand)]
         verb: triggers::Verb,
+    },
+    /// Values that scripts of an app keep
+    Kv {
+        /// What to do.
+        #[command(subcommand)]
+        verb: kv::Verb,
+    },
+    /// Secrets of an app: passwords and tokens that its scripts use
+    Secret {
+        /// What to do.
+        #[command(subcommand)]
+        verb: secrets::Verb,
     },
     /// API keys
     Key {

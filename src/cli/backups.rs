@@ -41,6 +41,10 @@ pub(super) struct BackupArgs {
     /// Write a fresh backup to a file on this machine, and check it, instead of keeping one on the device
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
+    /// Let the backup carry the key of the secrets, so that they open on whatever device it is restored on; keep the
+    /// file as safe as them
+    #[arg(long)]
+    with_secrets: bool,
     /// What to do.
     #[command(subcommand)]
     verb: Option<BackupVerb>,
@@ -99,9 +103,10 @@ const FIRST: &[&str] = &["id", "created_at", "file", "bytes", "sha256", "version
 /// `picloud backup`.
 pub(super) fn back_up(session: &mut Session<'_>, args: BackupArgs) -> Result<(), Error> {
     match (args.verb, args.to) {
-        (None, None) => make(session),
+        (None, None) => make(session, args.with_secrets),
         (None, Some(file)) => {
-            let found = fetch(session, "/api/v1/export", "the export", &file)?;
+            let from = if args.with_secrets { "/api/v1/export?secrets=true" } else { "/api/v1/export" };
+            let found = fetch(session, from, "the export", &file)?;
             session.told(format_args!("wrote {}: sound, {}", file.display(), in_words(&found)), &found)
         }
         (Some(BackupVerb::Ls(limit)), _) => {
@@ -117,8 +122,9 @@ pub(super) fn back_up(session: &mut Session<'_>, args: BackupArgs) -> Result<(),
     }
 }
 
-fn make(session: &mut Session<'_>) -> Result<(), Error> {
-    let made = session.client.post_patiently("/api/v1/backups", &json!({}), "the backup")?;
+fn make(session: &mut Session<'_>, secrets: bool) -> Result<(), Error> {
+    let body = if secrets { json!({ "secrets": true }) } else { json!({}) };
+    let made = session.client.post_patiently("/api/v1/backups", &body, "the backup")?;
     let id = text(&made["id"]);
     session.told(format_args!("backup {id}: {} bytes in {}", made["bytes"], text(&made["file"])), &made)?;
     if made["copy"]["ok"] == false {

@@ -182,6 +182,11 @@ impl Client {
         Ok(response.into_body().into_reader())
     }
 
+    /// PUT of the API.
+    pub(super) fn put(&self, path: &str, body: &Value, what: &str) -> Result<Value, Error> {
+        self.api("PUT", path, Some(body), what)
+    }
+
     /// PATCH of the API.
     pub(super) fn patch(&self, path: &str, body: &Value, what: &str) -> Result<Value, Error> {
         self.api("PATCH", path, Some(body), what)

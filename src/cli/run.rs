@@ -14,8 +14,8 @@ use super::error::Error;
 use super::key::Key;
 use super::session::Session;
 use super::{
-    apps, backups, call, dead_letters, deploy, domains, executions, keys, logs, outbox, routes, scripts,
-    serve, status, triggers,
+    apps, backups, call, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes, scripts,
+    secrets, serve, status, triggers,
 };
 use crate::config::Config;
 
@@ -136,6 +136,8 @@ fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
         Command::Script { verb } => scripts::run(session, verb),
         Command::Route { verb } => routes::run(session, verb),
         Command::Trigger { verb } => triggers::run(session, verb),
+        Command::Kv { verb } => kv::run(session, verb),
+        Command::Secret { verb } => secrets::run(session, verb),
         Command::Key { verb } => keys::run(session, verb),
         Command::Deploy(args) => deploy::run(session, args),
         Command::Validate { file } => scripts::validate(session, &file),

@@ -73,7 +73,7 @@ impl Session<'_> {
         if listing.next_cursor.is_none() {
             return Ok(());
         }
-        self.note(format_args!("the newest {} are shown; --limit 0 shows all", listing.items.len()))
+        self.note(format_args!("the first {} are shown; --limit 0 shows all", listing.items.len()))
     }
 
     /// Removes a thing and says so.

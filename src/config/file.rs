@@ -78,6 +78,9 @@ impl File<'_> {
 }
 
 fn is_table(key: &str) -> bool {
+    if key == rules::SETTINGS {
+        return true;
+    }
     rules::RULES.iter().any(|(name, _)| name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
 }
 
@@ -91,6 +94,9 @@ fn hint(key: &str) -> String {
     for (name, _) in rules::RULES {
         let next = name.strip_prefix(&prefix).and_then(|rest| rest.split('.').next());
         known.extend(next.filter(|next| known.last() != Some(next)));
+    }
+    if prefix.is_empty() {
+        known.push(rules::SETTINGS);
     }
     format!("; {table} has {}", known.join(", "))
 }

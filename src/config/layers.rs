@@ -48,6 +48,7 @@ impl Layers {
 
     /// Lays a value over what is there. The caller has made sure that the key exists.
     pub(super) fn lay(&mut self, key: &str, value: Value, origin: Origin) -> Result<(), Error> {
+        self.check_setting(key, &origin)?;
         match rules::rule(key) {
             Some(rule) if !rule.allows(&value) => Err(Error::Value {
                 place: origin.to_string(),
@@ -62,6 +63,21 @@ impl Layers {
                 Err(Error::UnknownKey { place: origin.to_string(), key: key.to_owned(), hint: String::new() })
             }
         }
+    }
+
+    /// Settings for scripts have names of their own, and are so many at the most.
+    fn check_setting(&self, key: &str, origin: &Origin) -> Result<(), Error> {
+        let Some(name) = rules::setting(key) else { return Ok(()) };
+        let refused =
+            |allowed: String| Error::Value { place: origin.to_string(), key: key.to_owned(), allowed };
+        if !rules::is_setting_name(name) {
+            return Err(refused("must be named with 1 to 128 of A-Z, a-z, 0-9 and '_'".into()));
+        }
+        let others = self.0.keys().filter(|other| rules::setting(other).is_some() && *other != key).count();
+        if others >= rules::SETTINGS_MAX {
+            return Err(refused(format!("is one too many: [env] holds at most {}", rules::SETTINGS_MAX)));
+        }
+        Ok(())
     }
 
     /// The configuration, once everything is laid and the values agree with one another.

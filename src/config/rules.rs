@@ -30,9 +30,11 @@ pub(super) enum Rule {
     Addresses,
     /// Networks.
     Networks,
+    /// A text for scripts.
+    Setting,
 }
 
-use Rule::{Addresses, Filter, Flag, MaybePath, Networks, Number, Path, Word};
+use Rule::{Addresses, Filter, Flag, MaybePath, Networks, Number, Path, Setting, Word};
 
 const MIB: i64 = 1024 * 1024;
 const DAY_SECONDS: i64 = 24 * 3600;
@@ -73,6 +75,11 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("scripts.ceilings.max_map_entries", Number(1, ANY)),
     // A script thread's stack is sized for 64 levels; deeper calls would overflow it and abort the process.
     ("scripts.ceilings.max_call_levels", Number(1, 64)),
+    // Each is a thread with buffers of some 300 KiB, besides its bodies.
+    ("egress.calls_max", Number(1, 1000)),
+    ("egress.answer_bytes_max", Number(1, 64 * MIB)),
+    ("egress.connect_timeout_seconds", Number(1, 300)),
+    ("egress.ca_file", MaybePath),
     ("apps.concurrency", Number(0, 1024)),
     ("apps.requests_per_second", Number(0, 1_000_000)),
     ("apps.kv_bytes", Number(0, ANY)),
@@ -119,9 +126,29 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("log.access", Flag),
 ];
 
+/// The table whose keys are named by whoever writes the file: settings for scripts. They are never read from the
+/// environment, which is no business of scripts.
+pub(super) const SETTINGS: &str = "env";
+/// Settings for scripts.
+pub(super) const SETTINGS_MAX: usize = 100;
+const SETTING_NAME_BYTES_MAX: usize = 128;
+const SETTING_BYTES_MAX: usize = 4096;
+
 /// The rule of a key, if there is such a key.
 pub(super) fn rule(key: &str) -> Option<Rule> {
-    RULES.iter().find(|(name, _)| *name == key).map(|(_, rule)| *rule)
+    let known = RULES.iter().find(|(name, _)| *name == key).map(|(_, rule)| *rule);
+    known.or_else(|| setting(key).map(|_| Setting))
+}
+
+/// The name of a setting for scripts, if the key is one's; see [`is_setting_name`].
+pub(super) fn setting(key: &str) -> Option<&str> {
+    key.strip_prefix(SETTINGS)?.strip_prefix('.')
+}
+
+/// Whether a setting may be called so.
+pub(super) fn is_setting_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    (1..=SETTING_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 /// The environment variable that sets `key`: `server.listen` is `PICLOUD_SERVER_LISTEN`.
@@ -143,6 +170,7 @@ impl Rule {
                 is_list(value, |text| text.parse::<SocketAddr>().is_ok()) && value != &Value::Array(vec![])
             }
             Networks => is_list(value, |text| networks::parse(text).is_some()),
+            Setting => value.as_str().is_some_and(|text| text.len() <= SETTING_BYTES_MAX),
         }
     }
 
@@ -153,7 +181,7 @@ impl Rule {
         match self {
             Number(..) => text.parse().map_or_else(|_| as_text(), Value::Integer),
             Flag => text.parse().map_or_else(|_| as_text(), Value::Boolean),
-            Path | MaybePath | Word(_) | Filter => as_text(),
+            Path | MaybePath | Word(_) | Filter | Setting => as_text(),
             Addresses | Networks => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::Array(items.map(Value::from).collect())
@@ -190,6 +218,7 @@ impl fmt::Display for Rule {
                 "a level (off, error, warn, info, debug, trace), or levels of modules like info,picloud::store=debug",
             ),
             Addresses => f.write_str("a list of addresses with ports, at least one, like [\"127.0.0.1:8080\", \"[::1]:8080\"]"),
+            Setting => write!(f, "a text of at most {SETTING_BYTES_MAX} bytes"),
             Networks => f.write_str("a list of networks like [\"203.0.113.0/24\", \"2001:db8::/32\"]"),
         }
     }

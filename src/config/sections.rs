@@ -3,6 +3,7 @@
 //! Plain values with their defaults. What is allowed in each stands in `rules`, so every `Config` that was
 //! loaded is within its ranges. 0 for a number of threads means that the machine decides.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -19,6 +20,8 @@ pub struct Config {
     pub management: Management,
     /// How scripts run.
     pub scripts: Scripts,
+    /// What scripts call.
+    pub egress: Egress,
     /// What one app may take.
     pub apps: Apps,
     /// Accepted work that has not ended.
@@ -39,6 +42,8 @@ pub struct Config {
     pub backups: Backups,
     /// The daemon's own log.
     pub log: Log,
+    /// Plain settings that scripts read, by name.
+    pub env: BTreeMap<String, String>,
 }
 
 /// Sockets, connections and the place of the data.
@@ -209,6 +214,31 @@ impl Default for Limits {
             max_array_items: 10_000,
             max_map_entries: 5_000,
             max_call_levels: 32,
+        }
+    }
+}
+
+/// What scripts call. Whom they may call is each app's to say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Egress {
+    /// Calls under way at once, of all scripts; further ones wait.
+    pub calls_max: usize,
+    /// Bytes of an answer's body, where the script asks for no other bound.
+    pub answer_bytes_max: usize,
+    /// Seconds that reaching one server may take, TLS included.
+    pub connect_timeout_seconds: u64,
+    /// A PEM file of certificate authorities besides the public ones; empty = none.
+    pub ca_file: PathBuf,
+}
+
+impl Default for Egress {
+    fn default() -> Egress {
+        Egress {
+            calls_max: 16,
+            answer_bytes_max: 1024 * 1024,
+            connect_timeout_seconds: 10,
+            ca_file: PathBuf::new(),
         }
     }
 }

@@ -196,3 +196,32 @@ fn the_reference_file_is_the_defaults() {
     }
     assert_eq!(layers_of_file, REFERENCE.lines().filter(|line| is_key(line)).count());
 }
+
+#[test]
+fn settings_for_scripts_have_names_of_their_own() {
+    let config =
+        load("[env]\nsite = 'The boat'\nA_1 = ''", &[("PICLOUD_ENV_SITE", "x")], Overrides::default());
+    let env = config.unwrap().env;
+    assert_eq!(
+        env.iter().map(|(name, text)| format!("{name}={text}")).collect::<Vec<_>>(),
+        ["A_1=", "site=The boat"]
+    );
+    assert!(load("env = { a = 'b' }", &[], Overrides::default()).unwrap().env.contains_key("a"));
+    let long = format!("[env]\nx = '{}'", "y".repeat(4097));
+    let many = |count: usize| {
+        format!("[env]\n{}", (0..count).map(|n| format!("n{n} = ''\n")).collect::<Vec<_>>().concat())
+    };
+    assert_eq!(load(&many(100), &[], Overrides::default()).unwrap().env.len(), 100);
+    for (text, message) in [
+        ("[env]\nsite = 1", "picloud.toml:2: env.site must be a text of at most 4096 bytes"),
+        ("[env]\n\nsite-name = 'x'", "picloud.toml:3: env.site-name must be named with"),
+        ("[env]\n'' = 'x'", "must be named with"),
+        ("[env]\n'a.b' = 'x'", "env.a.b must be named with"),
+        ("[env.site]\nx = 'y'", "env.site must be a text"),
+        ("env = 1", "env is a table: write it as [env]"),
+        (&long, "picloud.toml:2: env.x must be a text"),
+        (&many(101), "picloud.toml:101: env.n99 is one too many"),
+    ] {
+        check(text, &[], message);
+    }
+}

@@ -236,6 +236,8 @@ fn record<'a>(
     let outcome = &finished.outcome;
     let response = outcome.result.as_ref().ok();
     let fault = outcome.result.as_ref().err();
+    let told = |text| outcome.redaction.apply(text);
+    let header = |(name, value)| (name, told(value));
     ExecutionRecord {
         id: row.execution_id,
         app_id: row.app_id,
@@ -245,11 +247,11 @@ fn record<'a>(
         route_id: row.route_id,
         request_id: row.request_id.as_str().into(),
         request_method: row.request.method.as_str().into(),
-        request_path: row.request.path.as_str().into(),
-        request_headers: row.request.headers.iter().map(redacted).collect(),
-        request_body: text(row.request.body.bytes()),
+        request_path: told(row.request.path.as_str().into()),
+        request_headers: row.request.headers.iter().map(redacted).map(header).collect(),
+        request_body: told(text(row.request.body.bytes())),
         response_code: response.map(|response| response.status),
-        response_body: response.map(|response| text(&response.body)),
+        response_body: response.map(|response| told(text(&response.body))),
         script_logs: outcome.logs.as_slice().into(),
         duration_us: micros(outcome.duration),
         status: status(row, response, fault),

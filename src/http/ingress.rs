@@ -19,10 +19,10 @@ use super::reply::{self, Refusal, Reply};
 use super::router::{self, Match, RouteTable};
 use crate::dispatch::{Dispatch, Promise, Waiter};
 use crate::model::{
-    Access, BODY_BYTES_MAX, BodyMode, DispatchMode, Durability, Host, Kind, Principal, Request, Route, Row,
-    Script, UnixMs,
+    Access, BODY_BYTES_MAX, BodyMode, Chain, DispatchMode, Durability, Host, Kind, Principal, Request, Route,
+    Row, Script, UnixMs,
 };
-use crate::script::WAIT_SLACK;
+use crate::script::{CHAIN_HEADER, ChainKey, WAIT_SLACK};
 
 /// Path of the always-available bypass.
 pub(super) const EXECUTE: &str = "/api/execute/";
@@ -49,6 +49,7 @@ pub(super) struct Reception {
     auth: Auth,
     settings: Settings,
     larder: Larder,
+    chain_key: ChainKey,
     rates: Rates,
     rate_limited: Arc<AtomicU64>,
 }
@@ -77,10 +78,11 @@ impl Reception {
         dispatch: Dispatch,
         auth: Auth,
         settings: Settings,
+        chain_key: ChainKey,
         rate_limited: Arc<AtomicU64>,
     ) -> Reception {
         let larder = Larder::new(settings.bodies_bytes_max);
-        Reception { dispatch, auth, settings, larder, rates: Rates::default(), rate_limited }
+        Reception { dispatch, auth, settings, larder, chain_key, rates: Rates::default(), rate_limited }
     }
 
     /// `POST /api/execute/{script_id}`: runs the script directly, not over the outbox.
@@ -116,6 +118,7 @@ impl Reception {
             Request { body, path, query: String::new(), ..request(&parts, Vec::new(), String::new()) };
         let timeout = self.timeout(&script, DispatchMode::Sync);
         let row = row(self.dispatch.new_id(), &script, None, request, principal, timeout);
+        let row = self.chained(row, &parts.headers);
         served.execution = Some(row.execution_id);
         let execution = row.execution_id;
         Ok(wait(self.dispatch.call_directly(row), timeout, execution).await)
@@ -144,6 +147,7 @@ impl Reception {
         let request = Request { body, ..request(&parts, found.params, found.rest) };
         let timeout = self.timeout(&script, route.dispatch_mode);
         let row = row(self.dispatch.new_id(), &script, Some(route), request, principal, timeout);
+        let row = self.chained(row, &parts.headers);
         let execution = row.execution_id;
         served.execution = Some(execution);
         match route.dispatch_mode {
@@ -203,6 +207,17 @@ impl Reception {
         body::read(body, BODY_BYTES_MAX, self.settings.body_time_max, Some(&self.larder)).await
     }
 
+    /// The row of a call that a script of this device made, one step further in the chain of that script's run.
+    fn chained(&self, row: Row, headers: &HeaderMap) -> Row {
+        let value = headers.get(CHAIN_HEADER).and_then(|value| value.to_str().ok());
+        match value.and_then(|value| self.chain_key.verify(value)) {
+            Some(Chain { depth, root }) => {
+                Row { trigger_depth: depth.saturating_add(1), root_execution_id: root, ..row }
+            }
+            None => row,
+        }
+    }
+
     async fn accept(&self, row: Row) -> Outcome {
         let (accepted_at, execution_id) = (row.accepted_at, row.execution_id);
         self.dispatch.accept(row).await.map_err(|error| {
@@ -257,10 +272,10 @@ fn request(parts: &Parts, params: Vec<(String, String)>, rest: String) -> Reques
     }
 }
 
-/// Lower-case names, visible ASCII values, the last of a repeated name.
+/// Lower-case names, visible ASCII values, the last of a repeated name. What we say to ourselves is not a script's.
 fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = Vec::with_capacity(headers.keys_len());
-    for name in headers.keys() {
+    for name in headers.keys().filter(|name| *name != CHAIN_HEADER) {
         let values = headers.get_all(name).iter();
         if let Some(value) = values.rev().find_map(|value| value.to_str().ok()) {
             all.push((name.as_str().to_owned(), value.to_owned()));

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::model::{Access, AppLimits, BodyMode, DispatchMode, Domain, Durability, Name, Slug, UnixMs};
+use crate::model::{
+    Access, AppLimits, BodyMode, DispatchMode, Domain, Durability, Egress, Name, Slug, UnixMs,
+};
 
 /// Slug, claims, and routes as a method and a host with a path.
 type Sketch<'s> = (&'s str, &'s [&'s str], &'s [(&'s str, &'s str)]);
@@ -20,8 +22,15 @@ fn catalog(apps: &[Sketch<'_>]) -> Catalog {
     for (slug, domains, routes) in apps {
         let app_id = id();
         let (slug, name): (Slug, Name) = (slug.parse().unwrap(), slug.parse().unwrap());
-        let app =
-            App { id: app_id, slug, name, limits: AppLimits::default(), created_at: now, updated_at: now };
+        let app = App {
+            id: app_id,
+            slug,
+            name,
+            egress: Egress::default(),
+            limits: AppLimits::default(),
+            created_at: now,
+            updated_at: now,
+        };
         Arc::make_mut(&mut catalog.apps).insert(app_id, Arc::new(app));
         for pattern in *domains {
             let pattern = pattern.parse().unwrap();

@@ -16,6 +16,7 @@ use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
 use crate::dispatch::Dispatch;
 use crate::model::{AppCeilings, UnixMs};
+use crate::script::ChainKey;
 use crate::store::backup::Trial;
 use crate::store::{Catalog, Store};
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub access_log: bool,
     /// The key from the daemon's environment.
     pub device_key: Option<String>,
+    /// What calls of this device's own scripts are signed with.
+    pub chain_key: ChainKey,
 }
 
 /// The route table that requests are held against, swapped whole when the set-up changes.
@@ -77,8 +80,13 @@ impl Server {
         custody: Custody,
     ) -> Server {
         let auth = Auth::new(settings.device_key.as_deref());
-        let reception =
-            Reception::new(dispatch.clone(), auth.clone(), settings.ingress, info.rate_limited.clone());
+        let reception = Reception::new(
+            dispatch.clone(),
+            auth.clone(),
+            settings.ingress,
+            settings.chain_key,
+            info.rate_limited.clone(),
+        );
         let trial = custody.trial.clone();
         let office = Office {
             store,

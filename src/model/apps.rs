@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{AppLimits, HostPattern, Name, PathPattern, RouteMethod, Sandbox, ScriptSource, Slug, UnixMs};
+use super::{
+    AppLimits, Egress, HostPattern, Name, PathPattern, RouteMethod, Sandbox, ScriptSource, Slug, UnixMs,
+};
 
 /// An owner of scripts, routes and domains.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +16,8 @@ pub struct App {
     pub slug: Slug,
     /// For people.
     pub name: Name,
+    /// What its scripts may call.
+    pub egress: Egress,
     /// What it may take of the device.
     pub limits: AppLimits,
     /// When it was made.

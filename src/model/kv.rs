@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,8 @@ use super::Invalid;
 pub const KV_KEY_BYTES_MAX: usize = 512;
 /// Largest value, in bytes of its JSON text.
 pub const KV_VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Longest time that a value may be set to expire after: ten years.
+pub const KV_TTL_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// The name of a value: 1 to [`KV_KEY_BYTES_MAX`] bytes of text without control characters. Any structure in it, such
 /// as `user/7/name`, is the script's own; what begins alike is listed together.

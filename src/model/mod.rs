@@ -4,6 +4,7 @@
 //! only be built valid. Every other room uses this one, and it uses none of them.
 
 mod apps;
+mod egress;
 mod host;
 mod kv;
 mod limits;
@@ -14,6 +15,7 @@ mod request;
 mod row;
 mod sandbox;
 mod schedule;
+mod secret;
 #[cfg(test)]
 pub(crate) mod testing;
 mod time;
@@ -22,8 +24,9 @@ mod trigger;
 pub use apps::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version,
 };
+pub use egress::{Egress, HostRule, Network};
 pub use host::{Host, HostPattern};
-pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix};
+pub use kv::{KV_KEY_BYTES_MAX, KV_TTL_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix};
 pub use limits::{AppCeilings, AppLimits, REQUESTS_PER_SECOND_MAX};
 pub use name::{Invalid, Name, RouteMethod, SOURCE_BYTES_MAX, ScriptSource, Slug};
 pub use path::{PathPattern, decode_param, normalise_path};
@@ -32,5 +35,6 @@ pub use request::{BODY_BYTES_MAX, Body, Request};
 pub use row::{Chain, InboxId, Kind, Row};
 pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
 pub use schedule::{Schedule, Timetable, ZoneName};
+pub use secret::{SECRET_BYTES_MAX, SECRET_NAME_BYTES_MAX, Secret, SecretName, SecretText};
 pub use time::UnixMs;
 pub use trigger::{CatchUp, Overlap, Tick, Trigger, TriggerOn};

@@ -121,6 +121,26 @@ impl Drop for Meter {
     }
 }
 
+/// Does `work` without counting what it allocates and keeps: it is the house's, or another thread's, and not the
+/// run's. What it frees must have been allocated so, too. Whoever calls this bounds that memory by other means.
+pub fn outside<T>(work: impl FnOnce() -> T) -> T {
+    /// Puts the books back, also when the work panics.
+    struct Books {
+        held: i64,
+        peak: i64,
+    }
+    impl Drop for Books {
+        fn drop(&mut self) {
+            TALLY.with(|tally| {
+                tally.held.set(self.held);
+                tally.peak.set(self.peak);
+            });
+        }
+    }
+    let _books = TALLY.with(|tally| Books { held: tally.held.get(), peak: tally.peak.get() });
+    work()
+}
+
 /// Whether this thread holds more than its budget. Asked once per operation of the interpreter.
 #[inline]
 pub fn is_over_budget() -> bool {
@@ -132,15 +152,6 @@ pub fn is_metered() -> bool {
     TALLY.with(|tally| tally.ceiling.get() != i64::MAX)
 }
 
-/// Does `work` without counting what it allocates and keeps: it is the house's, not the run's. What it frees must have
-/// been allocated so, too.
-pub fn outside<T>(work: impl FnOnce() -> T) -> T {
-    let held = TALLY.with(|tally| tally.held.get());
-    let done = work();
-    TALLY.with(|tally| tally.held.set(held));
-    done
-}
-
 /// Bytes that this thread may still allocate within its budget.
 pub fn room() -> usize {
     let room = TALLY.with(|tally| tally.ceiling.get().saturating_sub(tally.held.get()));
@@ -150,6 +161,17 @@ pub fn room() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_outside_does_not_count() {
+        let meter = Meter::begin();
+        let kept = outside(|| vec![0_u8; 1_000_000]);
+        assert_eq!((meter.net_bytes(), meter.peak_bytes()), (0, 0));
+        outside(|| drop(kept));
+        let caught = std::panic::catch_unwind(|| outside(|| std::panic::resume_unwind(Box::new(1))));
+        drop(outside(|| caught));
+        assert!(meter.net_bytes() < 100, "{}", meter.net_bytes());
+    }
 
     #[test]
     fn counts_what_is_held_and_the_most_that_was() {

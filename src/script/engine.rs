@@ -4,6 +4,7 @@
 //! A bench needs a stack of [`stack_bytes`].
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 use std::time::Instant;
@@ -15,6 +16,7 @@ use crate::model::{Body, Row};
 
 use super::alloc::{self, Meter};
 use super::context::{self, CTX, REQUEST};
+use super::egress::Messenger;
 use super::places::Places;
 use super::watch::{Remains, Watch};
 use super::{
@@ -56,6 +58,12 @@ impl Bench {
         keep_panics_quiet();
         let watch = Arc::new(watch);
         Bench { engine: build(&watch), watch }
+    }
+
+    /// Lets its scripts call others.
+    pub(super) fn equipped(self, messenger: Messenger) -> Bench {
+        self.watch.equip(messenger);
+        self
     }
 
     /// Runs a program to its end, whatever that is. Never panics, and returns soon after the deadline.
@@ -116,7 +124,16 @@ impl Bench {
         // A run that fails changes nothing.
         let (view, stands) = (remains.view, result.is_ok());
         let effects = alloc::outside(|| view.filter(|_| stands)?.into_effects(remains.chain));
-        let logs = remains.logs.finish(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX));
+        let redaction = remains.redaction;
+        if let Err(fault) = &mut result {
+            redaction.apply_to_error(&mut fault.message);
+        }
+        let mut logs = remains.logs.finish(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX));
+        for line in &mut logs {
+            if let Cow::Owned(message) = redaction.apply(line.message.as_str().into()) {
+                line.message = message;
+            }
+        }
         let mut outcome = Outcome {
             result,
             effects,
@@ -125,6 +142,7 @@ impl Bench {
             peak_bytes: meter.peak_bytes(),
             leaked_bytes: 0,
             duration,
+            redaction,
         };
         outcome.leaked_bytes = meter.net_bytes().saturating_sub(outcome.held_bytes());
         outcome

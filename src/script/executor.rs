@@ -10,6 +10,7 @@
 //! bench keeps watch while there is work, and steps in when a run has waited for a moment. Heavy runs share the cores
 //! but one between them ([`Places`]) and are not counted as work: another bench gets up at once.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
@@ -17,13 +18,14 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::egress::Messenger;
 use super::library::{Library, Resolved};
 use super::places::Places;
 use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome, World};
 use super::waiting::{Bound, Last, Queue};
 use super::{Bench, Ceilings, Limits, stack_bytes};
 use crate::model::{LogLine, Row};
-use crate::store::Store;
+use crate::store::{Sealer, Store};
 
 /// A run that waited this long for a working bench gets another one.
 const WATCH: Duration = Duration::from_millis(1);
@@ -99,6 +101,8 @@ pub struct Settings {
     pub ceilings: Ceilings,
     /// Limit of a queued run whose script names none.
     pub timeout_async: Duration,
+    /// Plain settings for scripts, by name.
+    pub env: BTreeMap<String, String>,
     /// Bytes that all runs together may leave behind before [`LeakHook`] is called.
     pub leaked_bytes_max: u64,
 }
@@ -140,6 +144,7 @@ struct Shared {
     desks: Vec<Mutex<Option<Running>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     world: Arc<World>,
+    messenger: Messenger,
     settings: Settings,
     tally: Tally,
     on_leak: LeakHook,
@@ -152,8 +157,13 @@ struct Running {
 }
 
 impl Executor {
-    /// Starts the threads.
-    pub fn start(settings: Settings, store: Store, on_leak: LeakHook) -> std::io::Result<Executor> {
+    /// Starts the threads. Scripts call others by `messenger`, and their secrets are opened by `sealer`.
+    pub fn start(
+        settings: Settings,
+        store: Store,
+        (messenger, sealer): (Messenger, Sealer),
+        on_leak: LeakHook,
+    ) -> std::io::Result<Executor> {
         let benches = settings.benches.max(2);
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = Arc::new_cyclic(|shared: &Weak<Shared>| Shared {
@@ -168,8 +178,11 @@ impl Executor {
             world: Arc::new(World {
                 library: Library::new(store.clone(), settings.cache_bytes, settings.limits.clone()),
                 timeout_async: settings.timeout_async,
+                env: settings.env.clone(),
                 store,
+                sealer,
             }),
+            messenger,
             settings,
             tally: Tally::default(),
             on_leak,
@@ -348,7 +361,7 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        let mut bench = Bench::among(self.shared.places.clone());
+        let mut bench = Bench::among(self.shared.places.clone()).equipped(self.shared.messenger.clone());
         let mut last = None;
         while let Some((lane, job)) = self.take(last) {
             last = Some((lane, job.row.app_id));

@@ -55,7 +55,7 @@ pub fn compile(source: &ScriptSource) -> Result<Program, CompileError> {
         seen.fetch_or(context::is_given(info.name()), Ordering::Relaxed);
         Ok(true)
     });
-    free_debug(&mut engine);
+    free_names(&mut engine);
     let text = source.as_str();
     let ast = engine.compile(text).map_err(|error| {
         let position = error.position();
@@ -72,14 +72,16 @@ pub fn compile(source: &ScriptSource) -> Result<Program, CompileError> {
     Ok(Program { ast, names, bytes })
 }
 
-/// Lets `log::debug` be a name: `debug` alone is a reserved word of the language, and stays one.
-fn free_debug(engine: &mut Engine) {
+/// Lets `log::debug` and `run::call` be names: alone, both are reserved words of the language, and stay so.
+fn free_names(engine: &mut Engine) {
     let in_namespace = AtomicBool::new(false);
     #[allow(deprecated, reason = "not deprecated, says the interpreter, but marked because it may change")]
     engine.on_parse_token(move |token, _, _| {
         let follows = in_namespace.swap(matches!(token, Token::DoubleColon), Ordering::Relaxed);
         match token {
-            Token::Reserved(word) if follows && *word == "debug" => Token::Identifier(word),
+            Token::Reserved(word) if follows && ["debug", "call"].contains(&word.as_str()) => {
+                Token::Identifier(word)
+            }
             other => other,
         }
     });

@@ -1,15 +1,16 @@
 //! What goes into a run and what comes out: plain types between the executor and the rest of the house.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::model::{Ended, LogLine, Row};
-use crate::store::Store;
 use crate::store::kv::Effects;
+use crate::store::{Sealer, Store};
 
-use super::{Library, Response};
+use super::{Library, Redaction, Response};
 
 /// What to run a program with.
 #[derive(Clone, Debug)]
@@ -26,6 +27,10 @@ pub struct Input {
 pub struct World {
     /// Where their values are.
     pub store: Store,
+    /// What opens their secrets.
+    pub sealer: Sealer,
+    /// Plain settings, by name.
+    pub env: BTreeMap<String, String>,
     /// The scripts of the device.
     pub library: Library,
     /// The most that one run may queue for how long, and the like: what is as configured.
@@ -89,20 +94,22 @@ pub struct Outcome {
     pub leaked_bytes: i64,
     /// Wall-clock time.
     pub duration: Duration,
+    /// What else is kept of the run must not tell; log and error are without it already.
+    pub redaction: Redaction,
 }
 
 impl Outcome {
     /// The outcome of a run that was not made.
     pub fn refused(fault: Fault) -> Outcome {
-        let (logs, duration) = (Vec::new(), Duration::ZERO);
         Outcome {
             result: Err(fault),
             effects: None,
-            logs,
+            logs: Vec::new(),
             operations: 0,
             peak_bytes: 0,
             leaked_bytes: 0,
-            duration,
+            duration: Duration::ZERO,
+            redaction: Redaction::default(),
         }
     }
 
@@ -121,7 +128,7 @@ impl Outcome {
         let lines =
             self.logs.iter().map(|line| line.level.capacity() + line.message.capacity()).sum::<usize>();
         let slots = self.logs.capacity() * size_of::<LogLine>();
-        i64::try_from(result + lines + slots).unwrap_or(i64::MAX)
+        i64::try_from(result + lines + slots + self.redaction.held_bytes()).unwrap_or(i64::MAX)
     }
 }
 

@@ -1,14 +1,20 @@
 //! Runs of small programs, for the tests of this room.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::model::{Body, InboxId, Kind, Principal, Request, Row, UnixMs};
+use crate::model::{
+    Access, App, Body, InboxId, Kind, Principal, Request, Row, Sandbox, Script, Trigger, TriggerOn, UnixMs,
+};
+use crate::store;
 
-use super::{Bench, Control, Fault, FaultKind, Input, Limits, Outcome, compile, stack_bytes};
+use super::{
+    Bench, Control, Fault, FaultKind, Input, Library, Limits, Outcome, World, compile, egress, stack_bytes,
+};
 
 /// A row with a bit of everything in it.
 pub(super) fn row() -> Row {
@@ -75,9 +81,67 @@ pub(super) fn run(source: &str) -> Outcome {
     run_with(source, row(), Limits::default())
 }
 
-/// Runs an example of the reference, on a bench that has what examples may use.
+/// Runs an example of the reference, on a bench that has what examples may use: an app of its own with the scripts
+/// `double` and `broken` and a queue `mail`.
 pub(super) fn run_example(source: &str) -> Outcome {
-    run(source)
+    let source = source.parse().unwrap();
+    let world = Some(world());
+    on_a_bench(move || {
+        let program = compile(&source).unwrap_or_else(|error| panic!("does not compile: {error}"));
+        let mut bench = Bench::new().equipped(egress::testing::messenger());
+        let input = Input { row: row().into(), deadline: Instant::now() + Duration::from_secs(10), world };
+        bench.run(&program, input, &Limits::default(), &Control::default())
+    })
+}
+
+/// What examples reach beyond themselves.
+pub(super) fn world() -> Arc<World> {
+    let (app_id, double, broken) = (Uuid::from_u128(2), Uuid::from_u128(10), Uuid::from_u128(11));
+    let trigger = Trigger {
+        id: Uuid::from_u128(20),
+        app_id,
+        script_id: double,
+        on: TriggerOn::Queue { queue: "mail".parse().unwrap(), attempts_max: None },
+        enabled: true,
+        created_at: UnixMs(0),
+        updated_at: UnixMs(0),
+    };
+    let store = store::testing::store(&store::testing::settings(), vec![trigger], move |changes| {
+        let (created_at, updated_at) = (UnixMs(0), UnixMs(0));
+        let (slug, name) = ("examples".parse().unwrap(), "Examples".parse().unwrap());
+        changes
+            .create_app(App {
+                id: app_id,
+                slug,
+                name,
+                egress: Default::default(),
+                limits: Default::default(),
+                created_at,
+                updated_at,
+            })
+            .unwrap();
+        for (id, name, source) in [
+            (double, "double", "request.body * 2"),
+            (broken, "broken", "kv::set(\"a\", 1); throw \"broken\""),
+        ] {
+            let script = Script {
+                id,
+                app_id,
+                name: name.parse().unwrap(),
+                active_version: 1,
+                latest_version: 1,
+                timeout_seconds: None,
+                sandbox: Sandbox::default(),
+                access: Access::Public,
+                created_at,
+                updated_at,
+            };
+            changes.create_script(script, source.parse().unwrap()).unwrap();
+        }
+    });
+    let library = Library::new(store.clone(), 1024 * 1024, Limits::default());
+    let (sealer, env) = (store::Sealer::new([7; 32].into()), BTreeMap::new());
+    Arc::new(World { store, sealer, env, library, timeout_async: Duration::from_secs(30) })
 }
 
 /// Asserts that `source` answers 200 with this body.

@@ -14,9 +14,10 @@ use rhai::{Dynamic, EvalAltResult, Map, NativeCallContext};
 use crate::model::{Chain, Row, UnixMs};
 use crate::store::kv::{Mark, View, ViewError};
 
+use super::egress::Messenger;
 use super::logs::Logs;
 use super::places::{Places, Share};
-use super::{Cancel, Control, FaultKind, Input, Limits, World, alloc, context};
+use super::{Cancel, Control, FaultKind, Input, Limits, Redaction, World, alloc, context};
 
 /// Operations between two looks at the clock and the control.
 const OPERATIONS_PER_LOOK: u64 = 1024;
@@ -58,10 +59,12 @@ struct Run {
     stop: Option<Stop>,
     logs: Logs,
     retry_after: Option<Duration>,
+    redaction: Redaction,
     request: Option<Map>,
     ctx: Option<Map>,
     world: Option<Arc<World>>,
     view: Option<View>,
+    messenger: Option<Messenger>,
 }
 
 /// A script that waits for another one in its run.
@@ -78,6 +81,8 @@ pub(super) struct Remains {
     pub(super) stop: Option<Stop>,
     pub(super) logs: Logs,
     pub(super) retry_after: Option<Duration>,
+    /// What it was told in confidence.
+    pub(super) redaction: Redaction,
     pub(super) operations: u64,
     /// What it saw and changed, if it asked.
     pub(super) view: Option<View>,
@@ -106,13 +111,20 @@ impl Watch {
             stop: None,
             logs: Logs::default(),
             retry_after: None,
+            redaction: Redaction::default(),
             request: None,
             ctx: None,
             world: None,
             view: None,
+            messenger: None,
         };
         let (operations, next_look) = (AtomicU64::new(0), AtomicU64::new(0));
         Watch { operations, next_look, run: Mutex::new(run), share: Mutex::new(Share::new(places)) }
+    }
+
+    /// Lets all runs that follow call others.
+    pub(super) fn equip(&self, messenger: Messenger) {
+        self.run().messenger = Some(messenger);
     }
 
     /// Starts over for a new run.
@@ -148,6 +160,7 @@ impl Watch {
             stop: run.stop.take(),
             logs: std::mem::take(&mut run.logs),
             retry_after: run.retry_after.take(),
+            redaction: std::mem::take(&mut run.redaction),
             operations: self.operations.load(Ordering::Relaxed),
             view: run.view.take(),
             chain,
@@ -287,6 +300,16 @@ impl Watch {
         if over { Err(ended(ctx)) } else { Ok(()) }
     }
 
+    /// The same for whoever waits without the interpreter.
+    pub(super) fn is_over(&self) -> bool {
+        self.look(self.operations.load(Ordering::Relaxed))
+    }
+
+    /// By whom others are called.
+    pub(super) fn messenger(&self) -> Option<Messenger> {
+        self.run().messenger.clone()
+    }
+
     /// Ends the run for `stop`, unless it has ended already. The error cannot be caught by the script.
     pub(super) fn stop(&self, ctx: &NativeCallContext, stop: Stop) -> Box<EvalAltResult> {
         self.halt(stop);
@@ -319,6 +342,12 @@ impl Watch {
         let mut run = self.run();
         let offset_ms = u32::try_from(run.began.elapsed().as_millis()).unwrap_or(u32::MAX);
         run.logs.push(level, text, offset_ms);
+    }
+
+    /// Remembers a secret that the run obtains: it is taken out of what is kept of the run. False if that would be more
+    /// than `most`; then the run must not have it.
+    pub(super) fn obtained(&self, secret: &str, most: usize) -> bool {
+        self.run().redaction.note(secret, most)
     }
 
     /// Records when the script wants to be tried again, should it fail.

@@ -57,7 +57,7 @@ impl Schedule {
 /// Makes one; false if that failed.
 async fn make(backups: &Backups, store: &Store) -> bool {
     let (backups, store) = (backups.clone(), store.clone());
-    let made = tokio::task::spawn_blocking(move || backups.make(&store, UnixMs::now())).await;
+    let made = tokio::task::spawn_blocking(move || backups.make(&store, UnixMs::now(), None)).await;
     match made {
         Ok(Ok(kept)) => {
             tracing::info!(backup = %kept.manifest.id, file = kept.file, bytes = kept.bytes, "a scheduled backup was made");

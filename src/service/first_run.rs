@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Error;
 use crate::http::{key_of, new_secret};
 use crate::model::{
-    Access, App, AppLimits, BodyMode, DispatchMode, Domain, Durability, Key, Route, Sandbox, Script,
+    Access, App, AppLimits, BodyMode, DispatchMode, Domain, Durability, Egress, Key, Route, Sandbox, Script,
     ScriptSource, UnixMs,
 };
 use crate::store::{ChangeError, Changes, Store};
@@ -64,6 +64,7 @@ fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), Chang
         id: changes.new_id(),
         slug,
         name,
+        egress: Egress::default(),
         limits: AppLimits::default(),
         created_at: now,
         updated_at: now,

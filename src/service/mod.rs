@@ -5,6 +5,7 @@
 //! requests: it builds each part from the configuration and hands the parts to each other.
 
 mod backups;
+mod device_seal;
 mod first_run;
 mod lines;
 mod logging;
@@ -15,6 +16,7 @@ mod signals;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,6 +29,7 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::http::{Custody, Guests, Listener, Server, SystemInfo};
 use crate::model::UnixMs;
+use crate::script::{ChainKey, Messenger};
 use crate::store::backup::{BackupError, Premises, Start, Trial};
 use crate::{dispatch::Dispatch, store};
 pub use offline::{check_backup, restore as restore_offline};
@@ -57,9 +60,20 @@ pub enum Error {
         "scripts left {0} bytes of memory behind, more than scripts.leaked_bytes_max; start PiCloud again, and look for \"left\" in the logs of the scripts"
     )]
     Leak(u64),
+    /// The certificate authorities for calls of scripts are of no use.
+    #[error("egress.ca_file {path} cannot be used: {why}", path = path.display())]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A restore could not go on or back.
     #[error("the restore cannot be finished: {0}")]
     Restore(#[from] BackupError),
+    /// The key that secrets are sealed with cannot be had.
+    #[error("{0}")]
+    DeviceKey(String),
     /// The first app could not be made.
     #[error("cannot set up the empty store: {0}")]
     FirstRun(String),
@@ -102,6 +116,8 @@ struct Caretaker<'a> {
     _lock: File,
     info: Arc<SystemInfo>,
     signals: Option<Signals>,
+    /// Once the first house is open.
+    sealer: Option<store::Sealer>,
 }
 
 /// The open house.
@@ -132,7 +148,16 @@ impl<'a> Caretaker<'a> {
         let listeners = bind(&config.server.listen)?;
         let (premises, info) = (parts::premises(config), Arc::new(SystemInfo::new(resident_bytes)));
         let lock = premises.lock()?;
-        Ok(Caretaker { config, device_key, listeners, premises, _lock: lock, info, signals: None })
+        Ok(Caretaker {
+            config,
+            device_key,
+            listeners,
+            premises,
+            _lock: lock,
+            info,
+            signals: None,
+            sealer: None,
+        })
     }
 
     /// Opens the house, and again with another store as often as one is restored; until it is to close.
@@ -179,11 +204,16 @@ impl<'a> Caretaker<'a> {
         startable: store::Startable,
     ) -> Result<House, Error> {
         let config = self.config;
+        let sealer = self.sealer(&store)?;
         let (tell_broken, broken) = mpsc::unbounded_channel();
         let tell_leak = tell_broken.clone();
         // Nobody listens any more if the house is closing already.
         let on_leak = Box::new(move |bytes| drop(tell_leak.send(Error::Leak(bytes))));
-        let executor = crate::script::Executor::start(parts::executor(config), store.clone(), on_leak)?;
+        let chain_key = ChainKey::new(random_key()?);
+        let messenger = messenger(config, chain_key.clone(), &store)?;
+        let reach = (messenger, sealer.clone());
+        let executor =
+            crate::script::Executor::start(parts::executor(config), store.clone(), reach, on_leak)?;
         let dispatch = Dispatch::new(store.clone(), executor, parts::policy(config), random()?);
         let routes = crate::http::Routes::default();
         startable.start(hooks(&routes, &dispatch, tell_broken))?;
@@ -192,10 +222,10 @@ impl<'a> Caretaker<'a> {
         let (guests, info) = (Guests::new(&limits), self.info.clone());
         let (tell_reopen, reopen) = mpsc::unbounded_channel();
         let trial = Trial::new(start, self.premises.clone(), store.clone());
-        let custody = parts::custody(config, trial.clone(), tell_reopen);
+        let custody = parts::custody(config, trial.clone(), sealer, tell_reopen);
         let runtime = runtime(config.server.threads)?;
         keep_house(&runtime, config, &custody, &store);
-        let settings = parts::server(config, self.device_key.clone());
+        let settings = parts::server(config, self.device_key.clone(), chain_key);
         let (own, desk) = (guests.clone(), dispatch.clone());
         let server = Server::new(settings, routes, store.clone(), desk, own, info.clone(), custody);
         // Whoever is told that the house is open may also ask it to close.
@@ -211,6 +241,17 @@ impl<'a> Caretaker<'a> {
         announce(&self.listeners, began);
         let grace = Duration::from_secs(config.server.drain_grace_seconds);
         Ok(House { runtime, store, dispatch, guests, info, grace, trial, broken, reopen })
+    }
+}
+
+impl Caretaker<'_> {
+    /// What secrets are sealed with, whichever store is open.
+    fn sealer(&mut self, store: &store::Store) -> Result<store::Sealer, Error> {
+        let sealer = match self.sealer.take() {
+            Some(sealer) => sealer,
+            None => device_seal::sealer(&self.config.server.data_dir, || store.read()?.has_secrets())?,
+        };
+        Ok(self.sealer.insert(sealer).clone())
     }
 }
 
@@ -353,6 +394,18 @@ pub fn device_key() -> Option<String> {
     };
     let key = from_environment.or_else(credential)?;
     Some(key.trim().to_owned()).filter(|key| !key.is_empty())
+}
+
+fn messenger(config: &Config, key: ChainKey, store: &store::Store) -> Result<Messenger, Error> {
+    let bad = |why: String| Error::Roots { path: config.egress.ca_file.clone(), why };
+    let settings = parts::egress(config).map_err(|error| bad(error.to_string()))?;
+    Messenger::new(settings, key, store.clone()).map_err(|error| bad(error.to_string()))
+}
+
+fn random_key() -> io::Result<[u8; 32]> {
+    let mut bits = [0; 32];
+    getrandom::fill(&mut bits).map_err(io::Error::other)?;
+    Ok(bits)
 }
 
 fn random() -> io::Result<u64> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{first_run, parts};
+use super::{device_seal, first_run, parts};
 use crate::config::Config;
 use crate::model::UnixMs;
 use crate::store::backup::{self, BackupError, Keep, State};
@@ -47,7 +47,14 @@ fn stage(config: &Config, file: &Path) -> Result<Value, BackupError> {
     }
     // Whoever can write to this directory has every key to the device.
     let keys = first_run::key_in_file(data_dir, Uuid::now_v7(), UnixMs::now()).into_iter().collect();
-    let keep = Keep { keys, wear: None };
+    // What the store held cannot be asked for: it may be damaged, and is about to be replaced.
+    let sealer = device_seal::sealer(data_dir, || Ok(false));
+    let sealer = Some(sealer.map_err(|error| BackupError::Failed(error.to_string()))?);
+    let key_file = device_seal::path(data_dir);
+    if key_file.exists() {
+        give_to_owner(&key_file, data_dir).map_err(failed)?;
+    }
+    let keep = Keep { keys, wear: None, sealer };
     let manifest = premises.build(keep).run(&mut backup)?;
     give_to_owner(&premises.new_store(), data_dir).map_err(failed)?;
     let report = premises.begin(manifest.id, manifest.created_at, UnixMs::now())?;

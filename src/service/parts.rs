@@ -72,11 +72,13 @@ fn shelf(config: &Config) -> backup::Settings {
 pub(super) fn custody(
     config: &Config,
     trial: backup::Trial,
+    sealer: store::Sealer,
     reopen: mpsc::UnboundedSender<()>,
 ) -> http::Custody {
     http::Custody {
         backups: backup::Backups::new(shelf(config)),
         premises: premises(config),
+        sealer,
         trial,
         reopen,
         admin_key: first_run::key_in_file(&config.server.data_dir, Uuid::now_v7(), UnixMs::now())
@@ -109,8 +111,21 @@ pub(super) fn executor(config: &Config) -> script::Settings {
         cache_bytes: config.scripts.cache_bytes,
         limits: limits_of(&config.scripts.limits),
         ceilings: ceilings_of(&config.scripts.ceilings),
+        env: config.env.clone(),
         leaked_bytes_max: config.scripts.leaked_bytes_max,
     }
+}
+
+/// Fails if the file of certificate authorities cannot be read.
+pub(super) fn egress(config: &Config) -> std::io::Result<script::EgressSettings> {
+    let egress = &config.egress;
+    let given = Some(&egress.ca_file).filter(|path| !path.as_os_str().is_empty());
+    Ok(script::EgressSettings {
+        calls_max: egress.calls_max,
+        answer_bytes_max: egress.answer_bytes_max,
+        connect_time_max: Duration::from_secs(egress.connect_timeout_seconds),
+        roots: given.map(std::fs::read).transpose()?,
+    })
 }
 
 pub(super) fn policy(config: &Config) -> dispatch::Policy {
@@ -145,7 +160,11 @@ pub(super) fn limits(config: &Config) -> http::Limits {
     }
 }
 
-pub(super) fn server(config: &Config, device_key: Option<String>) -> http::Settings {
+pub(super) fn server(
+    config: &Config,
+    device_key: Option<String>,
+    chain_key: script::ChainKey,
+) -> http::Settings {
     http::Settings {
         ingress: http::IngressSettings {
             timeout_sync: Duration::from_secs(config.scripts.timeout_seconds_sync.into()),
@@ -160,6 +179,7 @@ pub(super) fn server(config: &Config, device_key: Option<String>) -> http::Setti
         page_limit_max: config.management.page_limit_max,
         access_log: config.log.access,
         device_key,
+        chain_key,
     }
 }
 

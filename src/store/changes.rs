@@ -19,10 +19,10 @@ use super::codec::{self, Stored};
 use super::shares::Shares;
 use super::space::Full;
 use super::tables::{APPS, DEAD_LETTERS, DOMAINS, KEYS, OUTBOX, ROUTES, SCRIPTS, VERSIONS};
-use super::{ChangeError, Error, Ids};
+use super::{ChangeError, Error, Ids, secrets};
 use crate::model::{
-    Access, App, AppLimits, BodyMode, DeadLetter, DispatchMode, Domain, Durability, HostPattern, Key, Name,
-    PathPattern, Route, RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
+    Access, App, AppLimits, BodyMode, DeadLetter, DispatchMode, Domain, Durability, Egress, HostPattern, Key,
+    Name, PathPattern, Route, RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
 };
 
 pub use triggers::{CronRun, KvChange, KvChanges, Strike, Struck, TriggerFields};
@@ -53,6 +53,8 @@ pub struct AppPatch {
     pub slug: Option<Slug>,
     /// A new name.
     pub name: Option<Name>,
+    /// What its scripts may call, as a whole.
+    pub egress: Option<Egress>,
     /// New limits, replacing all old ones.
     pub limits: Option<AppLimits>,
 }
@@ -110,7 +112,7 @@ pub struct KeyPatch {
 
 /// The set-up inside the writer's transaction.
 pub struct Changes<'a> {
-    txn: &'a WriteTransaction,
+    pub(super) txn: &'a WriteTransaction,
     catalog: &'a mut Catalog,
     ids: &'a Ids,
     /// Rows that this transaction put into the outbox.
@@ -161,7 +163,7 @@ impl Room {
     }
 }
 
-type Changed<T> = Result<T, ChangeError>;
+pub(super) type Changed<T> = Result<T, ChangeError>;
 
 impl<'a> Changes<'a> {
     pub(crate) fn new(
@@ -187,7 +189,7 @@ impl<'a> Changes<'a> {
     }
 
     /// Refuses what adds something while the card is full; what takes something away need not ask.
-    fn check_storage(&mut self) -> Changed<()> {
+    pub(super) fn check_storage(&mut self) -> Changed<()> {
         let Some(full) = self.full.clone() else { return Ok(()) };
         self.refused_full += 1;
         Err(ChangeError::StorageFull(full))
@@ -217,13 +219,14 @@ impl<'a> Changes<'a> {
         let mut app = found(&self.catalog.apps, "app", id)?.as_ref().clone();
         app.slug = patch.slug.unwrap_or(app.slug);
         app.name = patch.name.unwrap_or(app.name);
+        app.egress = patch.egress.unwrap_or(app.egress);
         app.limits = patch.limits.unwrap_or(app.limits);
         app.updated_at = now;
         self.check_slug(id, &app.slug)?;
         put(self.txn, &self.kept_bytes, APPS, &mut self.catalog.apps, id, app)
     }
 
-    /// Removes an app with its domains, routes, triggers and scripts.
+    /// Removes an app with its domains, routes, triggers, scripts and secrets.
     pub fn delete_app(&mut self, id: Uuid) -> Changed<()> {
         found(&self.catalog.apps, "app", id)?;
         let of_app = |owner: Uuid| owner == id;
@@ -243,6 +246,7 @@ impl<'a> Changes<'a> {
         for script in scripts {
             self.delete_script(script)?;
         }
+        secrets::delete_all(self.txn, id)?;
         remove(self.txn, APPS, &mut self.catalog.apps, id)
     }
 
@@ -552,7 +556,7 @@ impl<'a> Changes<'a> {
 
 type Shelf<T> = Arc<BTreeMap<Uuid, Arc<T>>>;
 
-fn found<'s, T>(shelf: &'s Shelf<T>, what: &'static str, id: Uuid) -> Changed<&'s Arc<T>> {
+pub(super) fn found<'s, T>(shelf: &'s Shelf<T>, what: &'static str, id: Uuid) -> Changed<&'s Arc<T>> {
     shelf.get(&id).ok_or_else(|| ChangeError::NotFound { what, id: id.to_string() })
 }
 

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Error, kv, old};
 use crate::model::{
-    App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Tick, Trigger, Version,
+    App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Secret, Tick, Trigger, Version,
 };
 
 /// A type that is stored.
@@ -41,6 +41,7 @@ stored!(
     Route = 1 "route",
     Key = 1 "key",
     Trigger = 1 "trigger",
+    Secret = 1 "secret",
     Tick = 1 "tick",
     ExecutionRecord<'static> = 1 "execution record",
 );
@@ -50,8 +51,7 @@ impl Stored for App {
     const WHAT: &'static str = "app";
 
     fn decode_old(version: u8, body: &[u8]) -> Option<postcard::Result<(App, &[u8])>> {
-        (version == 1)
-            .then(|| postcard::take_from_bytes::<old::AppV1>(body).map(|(app, rest)| (app.into(), rest)))
+        (version == 1).then(|| take_old::<old::AppV1, App>(body))
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{AppLimits, Attempt, Body, Ended, InboxId, Kind, Principal, Request, UnixMs};
+    use crate::model::{AppLimits, Attempt, Body, Egress, Ended, InboxId, Kind, Principal, Request, UnixMs};
 
     prop_compose! {
         fn request()(
@@ -159,8 +159,8 @@ mod tests {
         #[test]
         fn apps_of_the_first_release_are_read(id in any::<u128>(), at in any::<i64>()) {
             let (id, at) = (Uuid::from_u128(id), UnixMs(at));
-            let limits = AppLimits::default();
-            let app = App { id, slug: "boat".parse().unwrap(), name: "A boat".parse().unwrap(), limits, created_at: at, updated_at: at };
+            let (limits, egress) = (AppLimits::default(), Egress::default());
+            let app = App { id, slug: "boat".parse().unwrap(), name: "A boat".parse().unwrap(), egress, limits, created_at: at, updated_at: at };
             prop_assert_eq!(&decode::<App>(&encode(&app)).unwrap(), &app);
             let old = postcard::to_extend(&(id, "boat", "A boat", at, at), vec![1]).unwrap();
             prop_assert_eq!(&decode::<App>(&old).unwrap(), &app);
@@ -201,6 +201,7 @@ mod tests {
             let _ = decode::<Route>(&bytes);
             let _ = decode::<Key>(&bytes);
             let _ = decode::<Trigger>(&bytes);
+            let _ = decode::<Secret>(&bytes);
             let _ = decode::<Tick>(&bytes);
             let _ = decode::<ExecutionRecord<'static>>(&bytes);
             let _ = decode::<DeadLetter>(&bytes);

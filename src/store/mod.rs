@@ -31,9 +31,13 @@ mod pace;
 mod queue;
 mod read;
 mod retention;
+mod seal;
+mod secrets;
 mod shares;
 mod space;
 mod tables;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod wear;
@@ -54,5 +58,6 @@ pub use migrate::SCHEMA;
 pub use open::Settings;
 pub use queue::End;
 pub use read::{ExecutionFilter, Page, Position, Snapshot, Stopped};
+pub use seal::{DEVICE_KEY_BYTES, NoRandomness, Sealer, Unopened};
 pub use space::{Bounds, Full, Space};
 pub use wear::Wear;

@@ -40,6 +40,8 @@ pub(crate) const META_DEAD_BYTES: &str = "dead_letters_bytes";
 pub(crate) const META_VERSIONS_BYTES: &str = "versions_bytes";
 /// In [`META`]: the execution ids of async rows whose attempt may have begun, sixteen bytes each, big endian.
 pub(crate) const META_CLAIMED: &str = "claimed";
+/// In the [`META`] of a backup that opens elsewhere, and never in a store: the key that its secrets were sealed with.
+pub(crate) const META_DEVICE_KEY: &str = "device_key";
 /// In [`META`]: the totals of the card's wear.
 pub(crate) const META_WEAR: &str = "wear";
 

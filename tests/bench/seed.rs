@@ -7,8 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use picloud::model::{
-    Access, App, AppLimits, BodyMode, Delivery, DispatchMode, Domain, Durability, Ended, ExecutionRecord,
-    Kind, Request, Route, Row, Sandbox, Script, UnixMs,
+    Access, App, AppLimits, BodyMode, Delivery, DispatchMode, Domain, Durability, Egress, Ended,
+    ExecutionRecord, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
 };
 use picloud::store::{self, Catalog, Changes, End, Hooks, Store};
 use uuid::Uuid;
@@ -37,6 +37,7 @@ impl Furniture {
             id: Uuid::now_v7(),
             slug: format!("app-{number}").parse()?,
             name: format!("App {number}").parse()?,
+            egress: Egress::default(),
             limits: AppLimits::default(),
             created_at: now,
             updated_at: now,
@@ -165,7 +166,7 @@ fn settings(dir: &Path) -> store::Settings {
         dead_letters_alert_at: 0,
         versions_bytes_max: u64::MAX,
         versions_age_max: Duration::MAX,
-        kv_bytes_max: 64 * 1024 * 1024,
+        kv_bytes_max: u64::MAX,
         timeout_async: Duration::from_secs(30),
         space: store::Bounds::default(),
     }

@@ -140,6 +140,7 @@ pub(crate) struct Setup {
     no_device_key: bool,
     prefix: Vec<String>,
     data_dir: Option<PathBuf>,
+    config: Option<String>,
 }
 
 impl Setup {
@@ -164,6 +165,12 @@ impl Setup {
     /// Starts it by way of another program, which becomes the daemon: `nsenter .. --`, `strace -D ..`.
     pub(crate) fn by(mut self, prefix: &[String]) -> Setup {
         self.prefix = prefix.to_vec();
+        self
+    }
+
+    /// Gives it a configuration file with this text.
+    pub(crate) fn config(mut self, text: &str) -> Setup {
+        self.config = Some(text.to_owned());
         self
     }
 
@@ -194,6 +201,11 @@ fn launch(setup: &Setup, dir: &Path) -> (Process, Lines, SocketAddr) {
     let mut command = Command::new(words.next().unwrap());
     command.args(words).args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
     command.arg(setup.data_dir.clone().unwrap_or_else(|| dir.join("data")));
+    if let Some(text) = &setup.config {
+        let file = dir.join("picloud.toml");
+        fs::write(&file, text).unwrap();
+        command.arg("--config").arg(file);
+    }
     command.env_clear().envs(setup.env.iter().cloned());
     if !setup.no_device_key {
         command.env("PICLOUD_API_KEY", KEY);

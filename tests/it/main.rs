@@ -7,6 +7,7 @@
 
 mod harness;
 mod http;
+mod peers;
 
 mod asynchronous;
 mod backups;
@@ -19,6 +20,7 @@ mod context;
 mod cron;
 mod dead_letters;
 mod drain;
+mod egress;
 mod executions;
 mod fairness;
 mod faults;
@@ -26,6 +28,7 @@ mod first_run;
 mod full_disk;
 mod hosts;
 mod kills;
+mod kv_api;
 mod limits;
 mod logs;
 mod management;
@@ -36,6 +39,7 @@ mod restart;
 mod restore_cuts;
 mod restores;
 mod schemas;
+mod secrets;
 mod starting;
 mod status;
 mod system;

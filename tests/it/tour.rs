@@ -58,3 +58,33 @@ fn the_tour_of_the_readme_works_as_it_stands() {
         rest = &rest[at + expected.len()..];
     }
 }
+
+/// The shell lines between two marks of the README.
+fn marked(name: &str) -> &'static str {
+    let (_, after) = README.split_once(&format!("<!-- {name}: a test runs this block")).expect(name);
+    let (section, _) = after.split_once(&format!("<!-- end of the {name} -->")).expect(name);
+    section.split_once("```sh\n").and_then(|(_, rest)| rest.split_once("```")).expect(name).0
+}
+
+#[test]
+fn the_commands_for_values_and_secrets_work_as_they_stand() {
+    let daemon = Setup::default().without_device_key().start();
+    let place = daemon.dir().path();
+    symlink(daemon.data_dir(), place.join("picloud-data")).unwrap();
+    for (name, expected) in [
+        ("kv", &["{\"name\":\"Ada\"}", "user/7", "imported 4 values"][..]),
+        ("secrets", &["api.token", "smtp.password", "{\"characters\":13}", "using [secret]"]),
+        ("moving", &["sound", "served"]),
+    ] {
+        let script = format!("set -e\npicloud() {{ {PICLOUD} \"$@\"; }}\nexec 2>&1\n{}", marked(name));
+        let mut bash = Command::new("bash");
+        bash.arg("-c").arg(script).current_dir(place).env_clear().env("PICLOUD_URL", daemon.url());
+        let ran = bash.env("PATH", "/usr/bin:/bin").output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert!(ran.status.success(), "{name}: {said}");
+        for part in expected {
+            assert!(said.contains(part), "{name}: {part:?} is not in {said}");
+        }
+        assert!(!said.contains("correct horse"), "{said}");
+    }
+}

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::input::{Call, page_of};
 use super::{Office, Outcome, not_allowed};
 use crate::http::reply::{self, Refusal};
-use crate::model::{App, AppLimits, Domain, HostPattern, Name, Slug, UnixMs};
+use crate::model::{App, AppLimits, Domain, Egress, HostPattern, Name, Slug, UnixMs};
 use crate::store::AppPatch;
 
 #[derive(Deserialize)]
@@ -18,6 +18,7 @@ struct NewApp {
     slug: Slug,
     name: Option<Name>,
     #[serde(default)]
+    egress: Egress,
     limits: AppLimits,
 }
 
@@ -48,8 +49,8 @@ impl Office {
                 };
                 self.check_limits(&new.limits)?;
                 let (id, now) = (self.store.new_id(), UnixMs::now());
-                let NewApp { slug, limits, .. } = new;
-                let app = App { id, slug, name, limits, created_at: now, updated_at: now };
+                let NewApp { slug, limits, egress, .. } = new;
+                let app = App { id, slug, name, egress, limits, created_at: now, updated_at: now };
                 let app = self.change(move |changes| changes.create_app(app)).await?;
                 Ok(reply::json(StatusCode::CREATED, app.as_ref()))
             }

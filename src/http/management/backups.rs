@@ -20,6 +20,7 @@ use super::input::{Call, List, parse_cursor};
 use super::{Office, Outcome, blocking, broken, not_allowed};
 use crate::http::reply::{self, BodySender, Refusal, Reply};
 use crate::model::UnixMs;
+use crate::store::Sealer;
 use crate::store::backup::{BackupError, Download, Kept};
 
 /// Bytes of a file that are read and sent at once.
@@ -35,19 +36,23 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 /// RFC 8878 7.1.
 const ZSTD: HeaderValue = HeaderValue::from_static("application/zstd");
 
-/// A request that says nothing yet.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+struct NewBackup {
+    /// Whether every device may open its secrets.
+    #[serde(default)]
+    secrets: bool,
+}
 
 impl Office {
     pub(super) async fn backups(&self, call: Call, rest: &[&str]) -> Outcome {
         match (&call.method, rest) {
             (&Method::GET, []) => self.backup_list(&call).await,
             (&Method::POST, []) => {
-                let Nothing {} = call.json().await?;
+                let NewBackup { secrets } = call.json().await?;
                 let (backups, store) = (self.custody.backups.clone(), self.store.clone());
-                let made = blocking(move || backups.make(&store, UnixMs::now())).await?;
+                let sealer = self.sealer_if(secrets);
+                let made = blocking(move || backups.make(&store, UnixMs::now(), sealer.as_ref())).await?;
                 Ok(reply::json(StatusCode::CREATED, &view(&made.map_err(refused)?)))
             }
             (_, []) => not_allowed("GET, POST"),
@@ -72,6 +77,11 @@ impl Office {
         }
     }
 
+    /// The device's sealer, if its key is to go along.
+    fn sealer_if(&self, wanted: bool) -> Option<Sealer> {
+        wanted.then(|| self.custody.sealer.clone())
+    }
+
     async fn backup_list(&self, call: &Call) -> Outcome {
         let paging = call.paging()?;
         let before = paging.cursor.as_deref().map(parse_cursor).transpose()?;
@@ -90,6 +100,7 @@ impl Office {
         if call.method != Method::GET {
             return not_allowed("GET");
         }
+        let sealer = self.sealer_if(call.parsed("secrets")?.unwrap_or(false));
         let export = self.custody.backups.export().map_err(refused)?;
         let (store, id, now) = (self.store.clone(), self.store.new_id(), UnixMs::now());
         let (sender, body) = Channel::new(PARTS_AHEAD);
@@ -97,7 +108,7 @@ impl Office {
         let until = Instant::now() + EXPORT_TIME_MAX;
         let mut out = Parts { sender, runtime: Handle::current(), until, part: Vec::new() };
         // A thread of its own: it may take long, and those that read for others are few.
-        let work = move || match export.run(&store, id, now, &mut out).map(|_| out.send()) {
+        let work = move || match export.run(&store, id, now, sealer.as_ref(), &mut out).map(|_| out.send()) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => out.break_off(error),
             Err(error) => out.break_off(io::Error::other(BackupError::from(error).to_string())),

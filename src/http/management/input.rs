@@ -91,16 +91,20 @@ impl Call {
 
     /// The body as a `T`. 400 if it is no JSON, 422 that names the field if it is the wrong JSON.
     pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, Refusal> {
-        let (bytes, _) = body::read(self.body, BODY_BYTES_MAX, BODY_TIME_MAX, None).await.map_err(
-            |unread| match unread {
+        self.json_within(BODY_BYTES_MAX).await
+    }
+
+    /// The same for a body that may be larger or smaller than usual.
+    pub(super) async fn json_within<T: DeserializeOwned>(self, bytes_max: usize) -> Result<T, Refusal> {
+        let (bytes, _) =
+            body::read(self.body, bytes_max, BODY_TIME_MAX, None).await.map_err(|unread| match unread {
                 Unread::TooLarge(_) => {
                     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("body read failed: {unread}"))
                 }
                 Unread::TooSlow(_) | Unread::Broken(_) | Unread::NoRoom => {
                     Refusal::bad_request(format!("body read failed: {unread}"))
                 }
-            },
-        )?;
+            })?;
         parse(if bytes.is_empty() { b"{}" } else { &bytes })
     }
 }

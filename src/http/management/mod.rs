@@ -9,11 +9,13 @@ mod dead_letters;
 mod executions;
 mod input;
 mod keys;
+mod kv;
 mod logs;
 mod metrics;
 mod restores;
 mod routes;
 mod scripts;
+mod secrets;
 mod status;
 mod system;
 mod triggers;
@@ -134,6 +136,8 @@ impl Office {
             [app, "domains", rest @ ..] => self.domains(call, self.find_app(app)?.id, rest).await,
             [app, "scripts", rest @ ..] => self.scripts(call, self.find_app(app)?.id, rest).await,
             [app, "triggers", rest @ ..] => self.triggers(call, self.find_app(app)?.id, rest).await,
+            [app, "kv", rest @ ..] => self.kv(call, self.find_app(app)?.id, rest).await,
+            [app, "secrets", rest @ ..] => self.secrets(call, self.find_app(app)?.id, rest).await,
             [app, "routes", rest @ ..] => {
                 let app = self.find_app(app)?;
                 self.routes(call, table, app.id, rest).await

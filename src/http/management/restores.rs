@@ -23,19 +23,21 @@ use super::{Office, Outcome, blocking, broken, not_allowed};
 use crate::http::body::{Stream, Unread};
 use crate::http::reply::{self, Refusal};
 use crate::model::UnixMs;
-use crate::store::Store;
 use crate::store::backup::{BackupError, Backups, Keep, Manifest, Premises, Report, Trial};
+use crate::store::{Sealer, Store};
 
 /// Bytes of an upload that are written at once.
 const WRITE_BYTES: usize = 256 * 1024;
 
-/// What the desks for backups and restores hold.
+/// What the desks for secrets, backups and restores hold.
 #[derive(Clone)]
 pub struct Custody {
     /// The shelf.
     pub backups: Backups,
     /// Where stores are.
     pub premises: Premises,
+    /// What secrets are sealed with.
+    pub sealer: Sealer,
     /// Whether the store has served yet.
     pub trial: Trial,
     /// Asks the house to reopen with the new store.
@@ -94,8 +96,8 @@ impl Office {
         let (store, custody, trial) = (self.store.clone(), self.custody.clone(), self.custody.trial.clone());
         // Two restores at once would be in each other's way; whoever can ask for the second was served by the first.
         blocking(move || trial.end(UnixMs::now())).await?.map_err(refused)?;
-        let keep =
-            Keep::of(&self.store, custody.admin_key, Some(call.key_id)).map_err(|error| broken(&error))?;
+        let keep = Keep::of(&self.store, custody.sealer.clone(), custody.admin_key, Some(call.key_id));
+        let keep = keep.map_err(|error| broken(&error))?;
         let report = match call.content_type.as_str() {
             "" | "application/json" => {
                 let FromShelf { backup_id } = call.json().await?;

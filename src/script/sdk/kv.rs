@@ -1,7 +1,6 @@
 //! `kv::…`: values that stay. What a run reads is one snapshot; what it writes is committed with its end, or not at all.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use rhai::{Dynamic, Map, NativeCallContext};
@@ -11,11 +10,9 @@ use super::super::{FaultKind, alloc};
 use super::super::{convert, encode};
 use super::options::Options;
 use super::{Kit, Raised, offer, wrong};
-use crate::model::{Invalid, KV_VALUE_BYTES_MAX, KvKey, KvPrefix, UnixMs};
+use crate::model::{Invalid, KV_TTL_MAX, KV_VALUE_BYTES_MAX, KvKey, KvPrefix, UnixMs};
 use crate::store::kv::{Found, LIST_MAX, Listed, Put, View, ViewError};
 
-/// Longest time that a value may be set to expire after: ten years.
-const TTL_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// Keys that a list gives where it is not told.
 const LIST_DEFAULT: i64 = 100;
 
@@ -95,7 +92,7 @@ fn writing(kit: &mut Kit) {
     let set =
         move |ctx: NativeCallContext, key: &str, value: Dynamic, options: &Map| -> Result<bool, Raised> {
             let options = Options::of("kv::set", options, &["ttl", "if_version"])?;
-            let ttl = options.seconds("ttl", TTL_MAX)?;
+            let ttl = options.seconds("ttl", KV_TTL_MAX)?;
             let if_version = options.int("if_version", (0, i64::MAX))?;
             let json = json(&watch, &ctx, "kv::set", &value)?;
             watch.with_view(&ctx, "kv::set", |view| {

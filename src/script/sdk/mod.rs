@@ -5,7 +5,9 @@
 //! is their page, for the terminal and for the reference alike. A test runs every example of every page, and refuses a
 //! function without one.
 
+mod env;
 mod globals;
+mod http;
 mod kit;
 mod kv;
 mod log;
@@ -13,6 +15,7 @@ mod options;
 mod page;
 mod queue;
 mod run;
+mod secrets;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +33,16 @@ type Raised = Box<EvalAltResult>;
 
 /// All namespaces, in the order of the reference.
 fn kits(watch: &Arc<Watch>) -> Vec<Kit> {
-    vec![globals::kit(watch), kv::kit(watch), queue::kit(watch), run::kit(watch), log::kit(watch)]
+    vec![
+        globals::kit(watch),
+        kv::kit(watch),
+        queue::kit(watch),
+        run::kit(watch),
+        http::kit(watch),
+        secrets::kit(watch),
+        env::kit(watch),
+        log::kit(watch),
+    ]
 }
 
 /// Gives an engine all namespaces; their functions answer to `watch`.

@@ -48,6 +48,12 @@ impl<'a> Options<'a> {
         text.map(Some).ok_or_else(|| self.bad(name, &format!("a text of 1 to {bytes_max} bytes")))
     }
 
+    /// A truth value.
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Raised> {
+        let Some(value) = self.find(name) else { return Ok(None) };
+        value.as_bool().map(Some).map_err(|_| self.bad(name, "true or false"))
+    }
+
     /// Seconds, whole or not, more than none and at most `most`.
     pub(super) fn seconds(&self, name: &str, most: Duration) -> Result<Option<Duration>, Raised> {
         let Some(value) = self.find(name) else { return Ok(None) };

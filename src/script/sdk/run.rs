@@ -33,7 +33,8 @@ pub(super) fn kit(watch: &Arc<Watch>) -> Kit {
         /// run::call("double", 21) // => 42
         /// ```
         /// ```rhai
-        /// try { run::call("broken", ()) } catch (why) { "caught" } // => "caught"
+        /// let ended = "well"; try { run::call("broken", ()) } catch (why) { ended = why; }
+        /// [ended.contains("broken"), kv::get("a")] // => [true, null]
         /// ```
         /// ```rhai
         /// run::call("nobody", ()) // throws: the app has no script "nobody"

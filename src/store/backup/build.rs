@@ -17,20 +17,23 @@ use redb::{
     WriteTransaction,
 };
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::format::{self, Manifest};
 use super::{BackupError, space};
-use crate::model::{App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Version};
+use crate::model::{
+    App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Secret, Trigger, Version,
+};
 use crate::store::backend::Card;
 use crate::store::codec::{self, Stored};
 use crate::store::log::{self, BlockHead};
 use crate::store::migrate::{self, STEPS};
 use crate::store::tables::{
-    self, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES,
-    META_WEAR, TableKey, TableVisitor,
+    self, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES, META_DEVICE_KEY, META_SCHEMA,
+    META_VERSIONS_BYTES, META_WEAR, SECRETS, TableKey, TableVisitor,
 };
 use crate::store::wear::Wear;
-use crate::store::{Error, SCHEMA, Space, Store, open};
+use crate::store::{DEVICE_KEY_BYTES, Error, SCHEMA, Sealer, Space, Store, kv, open, secrets};
 
 /// Rows that are held before they are written.
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
@@ -55,17 +58,26 @@ pub struct Keep {
     pub keys: Vec<Key>,
     /// What the card has taken; `None` if nobody knows: then that of the backup is kept.
     pub wear: Option<Wear>,
+    /// What secrets are sealed with anew, if the backup says what they were sealed with.
+    pub sealer: Option<Sealer>,
 }
 
 impl Keep {
-    /// What to keep of `store`: its card's wear, and the keys with one of these hashes or ids.
+    /// What to keep of `store`: its card's wear, and the keys with one of these hashes or ids; and of the device: its
+    /// sealer.
     ///
     /// # Errors
     /// If the store is closed.
-    pub fn of(store: &Store, hash: Option<[u8; 32]>, id: Option<Uuid>) -> Result<Keep, Error> {
+    pub fn of(
+        store: &Store,
+        sealer: Sealer,
+        hash: Option<[u8; 32]>,
+        id: Option<Uuid>,
+    ) -> Result<Keep, Error> {
         let catalog = store.catalog();
         let keys = catalog.keys.values().filter(|key| hash == Some(key.hash) || id == Some(key.id));
-        Ok(Keep { keys: keys.map(|key| key.as_ref().clone()).collect(), wear: Some(store.wear()) })
+        let keys = keys.map(|key| key.as_ref().clone()).collect();
+        Ok(Keep { keys, wear: Some(store.wear()), sealer: Some(sealer) })
     }
 }
 
@@ -110,7 +122,8 @@ impl Build {
         let card = Card::new(fresh, meter, space, Duration::ZERO).map_err(failed)?;
         let mut db =
             Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(card).map_err(failed)?;
-        fill(&db, file, directory, self.kept_free_bytes)?;
+        let mut reseal = Reseal { own: self.keep.sealer.clone(), of_backup: None };
+        fill(&db, file, directory, self.kept_free_bytes, &mut reseal)?;
         bring_up(&db, &self.target, self.keep)?;
         let snapshot = db.begin_read().map_err(failed)?;
         tables::each_table(&mut CheckRows(&snapshot)).map_err(unsound)?;
@@ -161,12 +174,45 @@ fn unsound(error: Error) -> BackupError {
     }
 }
 
+/// Seals secrets anew while they pass by: the key that they were sealed with is among the first rows, and goes no
+/// further.
+struct Reseal {
+    own: Option<Sealer>,
+    of_backup: Option<Sealer>,
+}
+
+impl Reseal {
+    /// Takes the key out of the rows. True if this was it.
+    fn takes_key(&mut self, table: &str, key: &[u8], value: &[u8]) -> Result<bool, BackupError> {
+        if table != META.name() || key != META_DEVICE_KEY.as_bytes() {
+            return Ok(false);
+        }
+        check_fact(key, value).map_err(unsound)?;
+        self.of_backup = value.try_into().ok().map(|key| Sealer::new(Zeroizing::new(key)));
+        Ok(true)
+    }
+
+    /// The row as this device can open it. What the backup's device could not open stays as it is.
+    fn row(&self, table: &str, key: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>, BackupError> {
+        let (Some(own), Some(of_backup)) = (&self.own, &self.of_backup) else { return Ok(None) };
+        if table != SECRETS.name() {
+            return Ok(None);
+        }
+        let mut secret: Secret = codec::decode(value).map_err(unsound)?;
+        let Some((app, name)) = secrets::parse_key(key) else { return Ok(None) };
+        let Ok(plain) = of_backup.open(app, &name, &secret.sealed) else { return Ok(None) };
+        secret.sealed = own.seal(app, &name, &plain).map_err(failed)?;
+        Ok(Some(codec::encode(&secret)))
+    }
+}
+
 /// Writes the rows as they come; commits now and then, so that memory is bounded.
 fn fill(
     db: &Database,
     file: &mut (impl Read + Seek),
     directory: &Path,
     kept_free_bytes: u64,
+    reseal: &mut Reseal,
 ) -> Result<(), BackupError> {
     let mut batch = Batch { kept_free_bytes, ..Batch::default() };
     let mut schema = None;
@@ -174,12 +220,16 @@ fn fill(
         if table == META.name() && key == META_SCHEMA.as_bytes() {
             schema = <[u8; 4]>::try_from(value).ok().map(u32::from_le_bytes);
         }
+        if reseal.takes_key(table, key, value)? {
+            return Ok(());
+        }
         if batch.table != table || batch.bytes > BATCH_BYTES {
             batch.write(db, directory)?;
             table.clone_into(&mut batch.table);
         }
         batch.bytes += key.len() + value.len();
-        batch.rows.push((key.to_vec(), value.to_vec()));
+        let value = reseal.row(table, key, value)?.unwrap_or_else(|| value.to_vec());
+        batch.rows.push((key.to_vec(), value));
         Ok(())
     })?;
     batch.write(db, directory)?;
@@ -335,6 +385,13 @@ fn check_row(table: &str, key: &[u8], value: &[u8]) -> Result<(), Error> {
         "keys" => check_id(key, value, |key: &Key| key.id),
         "outbox" => check_id(key, value, |row: &Row| row.execution_id),
         "dead_letters" => check_id(key, value, |letter: &DeadLetter| letter.id),
+        "triggers" => check_id(key, value, |trigger: &Trigger| trigger.id),
+        // When a schedule last struck is looked at by who reads it: without it, it strikes anew.
+        "ticks" => Ok(()),
+        "kv" => codec::decode::<kv::Entry>(value).and_then(|_| check_kv_key(key)),
+        "kv_usage" => codec::decode::<kv::Usage>(value).map(drop),
+        "kv_expiry" => check_kv_key(key.get(8..).unwrap_or_default()),
+        "secrets" => check_secret(key, value),
         "log_index" => codec::decode::<BlockHead>(value).map(drop),
         // Its blocks are checked with their index.
         "log" => Ok(()),
@@ -364,10 +421,22 @@ fn check_version(key: &[u8], value: &[u8]) -> Result<(), Error> {
     }
 }
 
+fn check_kv_key(key: &[u8]) -> Result<(), Error> {
+    let short = || Error::Damaged { what: "kv key", why: "it names no app".into() };
+    kv::key_of(key.get(16..).ok_or_else(short)?).map(drop)
+}
+
+fn check_secret(key: &[u8], value: &[u8]) -> Result<(), Error> {
+    codec::decode::<Secret>(value)?;
+    let nameless = || Error::Damaged { what: Secret::WHAT, why: "its name cannot be read".into() };
+    secrets::parse_key(key).map(drop).ok_or_else(nameless)
+}
+
 fn check_fact(key: &[u8], value: &[u8]) -> Result<(), Error> {
     let sound = match std::str::from_utf8(key) {
         Ok(META_SCHEMA) => value.len() == 4,
         Ok(META_DEAD_BYTES | META_VERSIONS_BYTES) => value.len() == 8,
+        Ok(META_DEVICE_KEY) => value.len() == DEVICE_KEY_BYTES,
         Ok(META_CLAIMED) => value.len().is_multiple_of(16),
         // A fact that nobody asks for does no harm.
         _ => true,

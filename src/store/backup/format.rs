@@ -62,6 +62,9 @@ pub struct Manifest {
     pub frame_bytes: u64,
     /// SHA-256 of the compressed rows, in hexadecimal.
     pub frame_sha256: String,
+    /// Whether it carries the key that its secrets were sealed with: then every device can open them.
+    #[serde(default)]
+    pub secrets: bool,
 }
 
 /// Counts and hashes what goes through.
@@ -136,7 +139,8 @@ impl<W: Write> Packer<W> {
     }
 
     /// Ends the backup; gives back what it was written into and what it says about itself.
-    pub(super) fn finish(mut self, id: Uuid, created_at: UnixMs) -> io::Result<(W, Manifest)> {
+    /// `secrets` says whether the device's key was among the rows.
+    pub(super) fn finish(mut self, id: Uuid, created_at: UnixMs, secrets: bool) -> io::Result<(W, Manifest)> {
         self.tables.extend(self.table.take());
         let (tables, rows) = totals(&self.tables);
         self.put(&[END])?;
@@ -152,6 +156,7 @@ impl<W: Write> Packer<W> {
             raw_bytes: self.raw_bytes,
             frame_bytes,
             frame_sha256,
+            secrets,
         };
         out.write_all(&skippable(&manifest)?)?;
         Ok((out, manifest))

@@ -14,7 +14,7 @@ fn pack(tables: &Tables) -> Vec<u8> {
         packer.table(name).unwrap();
         rows.iter().for_each(|(key, value)| packer.row(key, value).unwrap());
     }
-    packer.finish(Uuid::nil(), UnixMs(0)).unwrap().0
+    packer.finish(Uuid::nil(), UnixMs(0), false).unwrap().0
 }
 
 fn read(bytes: &[u8]) -> Result<(Manifest, Tables), BackupError> {
@@ -41,6 +41,7 @@ fn forge(payload: &[u8], change: impl FnOnce(&mut Manifest)) -> Vec<u8> {
         raw_bytes: u64::try_from(payload.len()).unwrap(),
         frame_bytes: u64::try_from(frame.len()).unwrap(),
         frame_sha256: hex(&Sha256::digest(&frame)),
+        secrets: false,
     };
     change(&mut manifest);
     [frame, skippable(&manifest).unwrap()].concat()

@@ -20,7 +20,7 @@ use super::format::{self, Manifest, Metered};
 use super::make::{self, ExportError};
 use super::space::{self, Roomy};
 use crate::model::UnixMs;
-use crate::store::Store;
+use crate::store::{Sealer, Store};
 
 const PREFIX: &str = "picloud-";
 const SUFFIX: &str = ".picloud.zst";
@@ -128,11 +128,12 @@ impl Backups {
         Backups { shelf: Arc::new(Shelf { settings, making, exporting, copy_errors: Mutex::default() }) }
     }
 
-    /// Makes a backup, copies it, and drops those that are too many. Returns once it is on the card.
+    /// Makes a backup, copies it, and drops those that are too many. Returns once it is on the card. With a `sealer`,
+    /// its key goes along: whoever has the file can open the secrets in it.
     ///
     /// # Errors
     /// `Busy` while another is made, `Full`, or what went wrong. A copy that fails is no error of the backup.
-    pub fn make(&self, store: &Store, now: UnixMs) -> Result<Kept, BackupError> {
+    pub fn make(&self, store: &Store, now: UnixMs, sealer: Option<&Sealer>) -> Result<Kept, BackupError> {
         let _turn = Turn::take(&self.shelf.making, "another backup")?;
         let Settings { directory, keep, bytes_max, kept_free_bytes, .. } = &self.shelf.settings;
         make_directory(directory)?;
@@ -141,7 +142,7 @@ impl Backups {
         let expected = newest.map_or(FIRST_BYTES, |newest| newest.bytes.saturating_add(newest.bytes / 4));
         space::require(directory, expected, *kept_free_bytes)?;
         let id = store.new_id();
-        let kept = write(store, id, now, &self.shelf.settings)?;
+        let kept = write(store, id, now, sealer, &self.shelf.settings)?;
         self.copy(&kept);
         retain(directory, *keep, *bytes_max, id);
         Ok(self.with_copy(kept))
@@ -256,7 +257,7 @@ impl Export {
         file_name(id, now)
     }
 
-    /// Writes a backup into `out`. Blocks.
+    /// Writes a backup into `out`, with the key of `sealer` if there is one. Blocks.
     ///
     /// # Errors
     /// If the store or `out` fails; what was written by then is no backup.
@@ -265,9 +266,10 @@ impl Export {
         store: &Store,
         id: Uuid,
         now: UnixMs,
+        sealer: Option<&Sealer>,
         out: impl Write,
     ) -> Result<Manifest, ExportError> {
-        make::export(store, id, now, out).map(|(_, manifest)| manifest)
+        make::export(store, id, now, sealer, out).map(|(_, manifest)| manifest)
     }
 }
 
@@ -303,13 +305,19 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Writes a backup of `store` and puts it on the shelf.
-fn write(store: &Store, id: Uuid, now: UnixMs, settings: &Settings) -> Result<Kept, BackupError> {
+fn write(
+    store: &Store,
+    id: Uuid,
+    now: UnixMs,
+    sealer: Option<&Sealer>,
+    settings: &Settings,
+) -> Result<Kept, BackupError> {
     let (directory, name) = (&settings.directory, file_name(id, now));
     let path = directory.join(partial(&name));
     let refused = |error: io::Error| space::refusal("write to", directory, &error);
     let written = create(&path).map_err(refused).and_then(|file| {
         let out = Roomy::new(Metered::new(file), directory, settings.kept_free_bytes);
-        let (out, manifest) = make::export(store, id, now, out).map_err(|error| match error {
+        let (out, manifest) = make::export(store, id, now, sealer, out).map_err(|error| match error {
             ExportError::Out(error) => refused(error),
             error @ ExportError::Store(_) => error.into(),
         })?;

@@ -56,21 +56,23 @@ impl Store {
             let of = (!row.is_sync()).then_some(row.app_id);
             Command::Settle { id: row.execution_id, of, end, effects: Some(effects), told }
         })
+        .map(drop)
     }
 
-    /// Commits changes that no run made; `told` is called once they are durable, on the writer's thread.
+    /// Commits changes that no run made; `told` is called once they are durable, on the writer's thread. Gives the
+    /// number of the commit, which is the version of what it sets.
     pub fn commit(
         &self,
         effects: Effects,
         told: impl FnOnce(Result<(), Error>) + Send + 'static,
-    ) -> Result<(), Refused> {
+    ) -> Result<u64, Refused> {
         if self.lock().frozen {
             return Err(Refused::Store(Error::Reopening));
         }
         self.accept(effects, |effects| Command::Apply { effects, told: Box::new(told) })
     }
 
-    fn accept(&self, effects: Effects, post: impl FnOnce(Box<Accepted>) -> Command) -> Result<(), Refused> {
+    fn accept(&self, effects: Effects, post: impl FnOnce(Box<Accepted>) -> Command) -> Result<u64, Refused> {
         let shared = &self.shared;
         let reactions = shared.reactions();
         let queued = count_rows(&effects, &reactions);
@@ -101,7 +103,7 @@ impl Store {
         let command = post(Box::new(Accepted { commit, effects, reactions, queued }));
         let urgent = queued > 0 || command.is_told();
         self.post_locked(&mut queue, command, urgent);
-        Ok(())
+        Ok(commit)
     }
 
     /// Whether a row that it queues has a unique key that another got meanwhile.

@@ -26,7 +26,7 @@ use uuid::Uuid;
 pub use crate::store::queue::Reply;
 pub use commit::{Refused, Settlement};
 pub(crate) use desk::Desk;
-pub(crate) use file::{Base, expiry_of, raw_key};
+pub(crate) use file::{Base, expiry_of, key_of, raw_key};
 pub(crate) use front::Fronts;
 pub(crate) use reactions::Reactions;
 pub use view::{Found, Listed, Mark, Put, View, ViewError};

@@ -14,7 +14,7 @@ use super::setup::Op;
 use super::world::{Item, Logged, Shelf, World, stamp_ms};
 use crate::model::{
     Access, App, AppLimits, Attempt, Body, BodyMode, DeadLetter, Delivery, DispatchMode, Domain, Durability,
-    Ended, ExecutionRecord, InboxId, Key, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
+    Egress, Ended, ExecutionRecord, InboxId, Key, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
 };
 use crate::store::apply::Ask;
 use crate::store::codec;
@@ -350,6 +350,7 @@ impl Plans {
                 id,
                 slug: format!("app-{number}").parse().unwrap(),
                 name: "An app".parse().unwrap(),
+                egress: Egress::default(),
                 limits: AppLimits::default(),
                 created_at: now,
                 updated_at: now,
