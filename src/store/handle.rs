@@ -253,7 +253,8 @@ impl Store {
         reply: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
         // The writer asks again; a flood that is refused need not reach it.
-        if let Err(full) = self.check_share(row.app_id, u64::from(!row.is_sync())) {
+        let has_room = self.shared.load.outbox_rows.load(Relaxed) < self.shared.bounds.outbox_rows;
+        if has_room && let Err(full) = self.check_share(row.app_id, u64::from(!row.is_sync())) {
             return reply(Err(full));
         }
         let queue = self.lock();
