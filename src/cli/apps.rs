@@ -27,7 +27,7 @@ pub(super) enum Verb {
         /// Its slug or id
         app: String,
     },
-    /// Change an app: its names, what it may take of the device, and what its scripts may call
+    /// Change an app: its slug, its name, or what it may take of the device
     Update(Update),
     /// Remove an app and all that belongs to it
     Rm {
@@ -36,35 +36,36 @@ pub(super) enum Verb {
     },
 }
 
-/// What is to be changed of an app.
+/// What changes. What is not named stays as it is.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
 pub(super) struct Update {
     /// Its slug or id
     app: String,
     /// A new slug
-    #[arg(long)]
+    #[arg(long, group = "change")]
     slug: Option<String>,
-    /// A new name for people
-    #[arg(long)]
+    /// A new name
+    #[arg(long, group = "change")]
     name: Option<String>,
-    /// Hosts that scripts may call, like api.example.org, *.example.org:443; `any` for every public one, `none`
-    #[arg(long, value_name = "HOST,..", value_delimiter = ',')]
-    egress_allow: Vec<String>,
-    /// Networks that scripts may call though they are not public, like 192.168.1.0/24; or `none`
-    #[arg(long, value_name = "NETWORK,..", value_delimiter = ',')]
-    egress_network: Vec<String>,
     /// Runs at once
-    #[arg(long, value_name = "N | default", value_parser = limit)]
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
     concurrency: Option<Limited>,
     /// Requests a second; 0 = any number
-    #[arg(long, value_name = "N | default", value_parser = limit)]
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
     requests_per_second: Option<Limited>,
     /// Bytes of its keys and values
-    #[arg(long, value_name = "N | default", value_parser = limit)]
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
     kv_bytes: Option<Limited>,
     /// Async rows that were accepted and have not ended
-    #[arg(long, value_name = "N | default", value_parser = limit)]
+    #[arg(long, group = "change", value_name = "N | default", value_parser = limit)]
     queue_rows: Option<Limited>,
+    /// Hosts that scripts may call, like api.example.org, *.example.org:443; `any` for every public one, `none`
+    #[arg(long, group = "change", value_name = "HOST,..", value_delimiter = ',')]
+    egress_allow: Vec<String>,
+    /// Networks that scripts may call though they are not public, like 192.168.1.0/24; or `none`
+    #[arg(long, group = "change", value_name = "NETWORK,..", value_delimiter = ',')]
+    egress_network: Vec<String>,
 }
 
 /// A limit; without a number it is the device's default.
@@ -94,12 +95,7 @@ pub(super) fn run(session: &mut Session<'_>, verb: Verb) -> Result<(), Error> {
             let value = session.client.get(&app_path(&app), &app_name(&app))?;
             show(session, value)
         }
-        Verb::Update(update) => {
-            let (path, what) = (app_path(&update.app), app_name(&update.app));
-            let body = update.patch(session)?;
-            let app = session.client.patch(&path, &body, &what)?;
-            session.told(format_args!("updated {what}"), &app)
-        }
+        Verb::Update(args) => update(session, args),
         Verb::Rm { app } => session.remove(&app_path(&app), &app_name(&app)),
     }
 }
@@ -153,6 +149,39 @@ impl Update {
         ];
         given.into_iter().filter_map(|(field, limit)| Some((field, json!(limit?.0)))).collect()
     }
+    let egress = egress(&args.egress_allow, &args.egress_network);
+    if !egress.is_empty() {
+        // Like the limits, one field.
+        let mut all = session.client.get(&path, &what)?["egress"].take();
+        for (name, value) in egress {
+            all[name] = value;
+        }
+        change.insert("egress".to_owned(), all);
+    }
+    let app = session.client.patch(&path, &Value::from(change), &what)?;
+    session.told(format_args!("{what}: limits are {}", limits_set(&app["limits"])), &app)
+}
+
+/// What is to be changed of whom scripts may call.
+fn egress(allow: &[String], networks: &[String]) -> Vec<(&'static str, Value)> {
+    let allow = match allow {
+        [] => None,
+        [one] if one == "any" => Some(Value::Null),
+        hosts => Some(listed(hosts)),
+    };
+    let networks = Some(networks).filter(|list| !list.is_empty()).map(listed);
+    [("allow", allow), ("networks", networks)]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
+/// The list that was given; the word `none` is the empty one.
+fn listed(given: &[String]) -> Value {
+    match given {
+        [one] if one == "none" => json!([]),
+        list => json!(list),
+    }
 }
 
 /// The limits that an app has of its own.
@@ -166,13 +195,5 @@ fn limit(text: &str) -> Result<Limited, String> {
     match text {
         "default" => Ok(Limited(None)),
         text => Ok(Limited(Some(text.parse().map_err(|_| "must be a whole number, or \"default\"")?))),
-    }
-}
-
-/// The list that was given; the word `none` is the empty one.
-fn listed(given: &[String]) -> Value {
-    match given {
-        [one] if one == "none" => json!([]),
-        list => json!(list),
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     apps, backups, call, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes, scripts,
-    secrets, serve,
+    secrets, serve, triggers,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -66,6 +66,12 @@ pub(super) enum Command {
         /// What to do.
         #[command(subcommand)]
         verb: routes::Verb,
+    },
+    /// Triggers: run a script by the clock, or when something happens
+    Trigger {
+        /// What to do.
+        #[command(subcommand)]
+        verb: triggers::Verb,
     },
     /// Values that scripts of an app keep
     Kv {

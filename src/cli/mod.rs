@@ -34,6 +34,7 @@ mod sse;
 mod status;
 #[cfg(test)]
 mod tests;
+mod triggers;
 mod units;
 
 pub use self::backups::Offline;

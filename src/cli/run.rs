@@ -15,7 +15,7 @@ use super::key::Key;
 use super::session::Session;
 use super::{
     apps, backups, call, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes, scripts,
-    secrets, serve, status,
+    secrets, serve, status, triggers,
 };
 use crate::config::Config;
 
@@ -135,6 +135,7 @@ fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
         Command::Domain { verb } => domains::run(session, verb),
         Command::Script { verb } => scripts::run(session, verb),
         Command::Route { verb } => routes::run(session, verb),
+        Command::Trigger { verb } => triggers::run(session, verb),
         Command::Kv { verb } => kv::run(session, verb),
         Command::Secret { verb } => secrets::run(session, verb),
         Command::Key { verb } => keys::run(session, verb),

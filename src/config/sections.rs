@@ -20,12 +20,14 @@ pub struct Config {
     pub management: Management,
     /// How scripts run.
     pub scripts: Scripts,
-    /// What one app may take.
-    pub apps: Apps,
     /// What scripts call.
     pub egress: Egress,
+    /// What one app may take.
+    pub apps: Apps,
     /// Accepted work that has not ended.
     pub outbox: Outbox,
+    /// Schedules.
+    pub cron: Cron,
     /// The execution log.
     pub executions: Executions,
     /// Work that ended without success.
@@ -412,6 +414,27 @@ impl Default for Backups {
             upload_bytes_max: 1024 * 1024 * 1024,
         }
     }
+}
+
+/// Schedules.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cron {
+    /// What schedules wait for before they strike.
+    pub clock: CronClock,
+}
+
+/// Which clock schedules strike by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CronClock {
+    /// A synchronised one on a board without a battery, else any that is not in the past.
+    #[default]
+    Auto,
+    /// A synchronised one.
+    Synchronised,
+    /// Any.
+    Trusted,
 }
 
 /// The daemon's own log.

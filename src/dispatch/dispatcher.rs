@@ -182,7 +182,7 @@ impl Dispatch {
     /// A claimed row could not be read. The card is about to be given up; if not, it is tried again.
     fn put_off(&self, tag: Tag) {
         self.inner.store.release(tag.id);
-        self.inner.dispatcher.finished(tag.id, tag.app);
+        self.inner.dispatcher.attempted(tag.id, tag.app);
         self.inner.dispatcher.orphan(tag, UnixMs::now().plus(TICK), TICK);
     }
 }
@@ -248,14 +248,23 @@ impl Dispatcher {
         Vec::new()
     }
 
-    /// A claimed row's attempt is over.
+    /// A claimed row's attempt is over, and another will follow.
+    pub(crate) fn attempted(&self, id: Uuid, app: Uuid) {
+        self.give_back(id, app, false);
+    }
+
+    /// A claimed row is over.
     pub(crate) fn finished(&self, id: Uuid, app: Uuid) {
+        self.give_back(id, app, true);
+    }
+
+    fn give_back(&self, id: Uuid, app: Uuid, over: bool) {
         let mut state = lock(&self.state);
         state.claims.give_back(app);
         if state.suspect_under_way == Some(id) {
             state.suspect_under_way = None;
         }
-        if let Some(next) = state.holds.ended(id) {
+        if over && let Some(next) = state.holds.ended(id) {
             state.ready.push(next.tag.app, next);
         }
         if !state.ready.is_empty() || !state.suspects.is_empty() {
@@ -388,7 +397,7 @@ impl State {
     fn take_claims(&mut self) -> Vec<Entry> {
         let mut claims = Vec::new();
         while self.claims.all < CLAIMED_MAX {
-            let suspect = if self.suspect_under_way.is_none() { self.suspects.pop_front() } else { None };
+            let suspect = if self.suspect_under_way.is_none() { self.next_suspect() } else { None };
             self.suspect_under_way = suspect.as_ref().map(|entry| entry.tag.id).or(self.suspect_under_way);
             let Some(entry) = suspect.or_else(|| self.next_ready()) else { break };
             self.claims.take(entry.tag.app);
@@ -396,6 +405,13 @@ impl State {
             claims.push(entry);
         }
         claims
+    }
+
+    /// The next suspect whose trigger is not paused.
+    fn next_suspect(&mut self) -> Option<Entry> {
+        let goes = |entry: &Entry| !self.holds.is_paused(entry.tag.trigger);
+        let at = self.suspects.iter().position(goes)?;
+        self.suspects.remove(at)
     }
 
     /// The next row that is due, whose app may have a place and whose trigger lets it run.

@@ -34,21 +34,24 @@ impl<T> Holds<T> {
     pub(super) fn admit(&mut self, trigger: Option<Uuid>, id: Uuid, row: T) -> Option<T> {
         let Some(trigger) = trigger else { return Some(row) };
         let Some(hold) = self.triggers.get_mut(&trigger) else { return Some(row) };
-        if self.under_way.contains_key(&id) {
-            return Some(row);
-        }
-        if hold.paused || (hold.serial && hold.busy) {
+        let is_next = self.under_way.contains_key(&id);
+        if hold.paused || (hold.serial && hold.busy && !is_next) {
             hold.held.push_back((id, row));
             return None;
         }
-        if hold.serial {
+        if hold.serial && !is_next {
             hold.busy = true;
             self.under_way.insert(id, trigger);
         }
         Some(row)
     }
 
-    /// A row's attempt is over: the next one of its trigger that was held for it. It is its turn, whoever came later
+    /// Whether the rows of this trigger are held.
+    pub(super) fn is_paused(&self, trigger: Option<Uuid>) -> bool {
+        trigger.and_then(|trigger| self.triggers.get(&trigger)).is_some_and(|hold| hold.paused)
+    }
+
+    /// A row is over: the next one of its trigger that was held for it. It is its turn, whoever came later
     /// and is asked for first.
     pub(super) fn ended(&mut self, id: Uuid) -> Option<T> {
         let trigger = self.under_way.remove(&id)?;

@@ -5,11 +5,14 @@
 //! times their retries and counts their crashes. One function routes every outcome. This room knows nothing of
 //! HTTP: a failed run is a [`Fault`], and what status that is, is for others to say.
 
+mod clock;
 mod dispatcher;
 mod holds;
 mod inbox;
 mod outcome;
 mod policy;
+mod scheduler;
+mod ticks;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,13 +21,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, oneshot};
 use uuid::Uuid;
 
+pub use clock::ClockRule;
 pub use inbox::{Inbox, Waiter};
 pub use policy::{Next, Policy};
+pub use scheduler::{ClockView, CronTally};
 
-use crate::model::{ExecutionRecord, Row, UnixMs};
+use crate::model::{CatchUp, ExecutionRecord, Overlap, Row, Trigger, TriggerOn, UnixMs};
 use crate::script::{Executor, Fault, FaultKind, Finished, Job, Lane, Response, Verdict};
-use crate::store::{self, Recovered, Store};
+use crate::store::{self, Catalog, Recovered, Store};
 use dispatcher::{Dispatcher, Tag};
+use scheduler::Scheduler;
 
 /// Records that a slow reader of the log tail may fall behind.
 const TAIL_LENGTH: usize = 1024;
@@ -91,6 +97,7 @@ struct Inner {
     inbox: Inbox,
     executor: Executor,
     dispatcher: Dispatcher,
+    scheduler: Scheduler,
     policy: Policy,
     tail: broadcast::Sender<Arc<ExecutionRecord<'static>>>,
     tally: Tally,
@@ -107,6 +114,7 @@ impl Dispatch {
                 inbox,
                 executor,
                 dispatcher,
+                scheduler: Scheduler::default(),
                 policy,
                 tail,
                 tally: Tally::default(),
@@ -114,10 +122,51 @@ impl Dispatch {
         }
     }
 
-    /// Starts the dispatcher's thread and hands it what an earlier process left.
-    pub fn start(&self, recovered: &[Recovered]) -> std::io::Result<()> {
+    /// Starts the dispatcher's thread, hands it what an earlier process left, and lets schedules strike by a clock
+    /// that the rule admits.
+    pub fn start(&self, recovered: &[Recovered], clock: ClockRule) -> std::io::Result<()> {
+        self.inner.scheduler.began(recovered.iter().filter_map(|found| found.trigger_id));
         self.recover(recovered);
-        dispatcher::start(self.clone())
+        dispatcher::start(self.clone())?;
+        scheduler::start(self, clock)
+    }
+
+    /// The set-up is this now: what its triggers hold back, and when they strike. Called before any row of theirs.
+    pub fn set_up(&self, catalog: &Catalog) {
+        let now = &catalog.triggers;
+        let Some(before) = self.inner.scheduler.replace(now) else { return };
+        let is_other = |trigger: &&Arc<Trigger>| {
+            before.get(&trigger.id).is_none_or(|before| !Arc::ptr_eq(before, trigger))
+        };
+        for trigger in now.values().filter(is_other) {
+            let held = before.get(&trigger.id).map_or((false, false), |before| holds(before));
+            self.hold(trigger.id, held, holds(trigger));
+        }
+        for trigger in before.values().filter(|trigger| !now.contains_key(&trigger.id)) {
+            self.hold(trigger.id, holds(trigger), (false, false));
+        }
+    }
+
+    fn hold(&self, trigger: Uuid, before: (bool, bool), now: (bool, bool)) {
+        let dispatcher = &self.inner.dispatcher;
+        match (before.0, now.0) {
+            (false, true) => dispatcher.pause(trigger),
+            (true, false) => dispatcher.resume(trigger),
+            (true, true) | (false, false) => {}
+        }
+        if before.1 != now.1 {
+            dispatcher.set_serial(trigger, now.1);
+        }
+    }
+
+    /// How the clock stands that schedules strike by.
+    pub fn clock(&self) -> ClockView {
+        self.inner.scheduler.clock()
+    }
+
+    /// What schedules came to.
+    pub fn cron(&self) -> &CronTally {
+        &self.inner.scheduler.tally
     }
 
     /// The id of a new execution, later than all others.
@@ -179,6 +228,7 @@ impl Dispatch {
 
     /// Takes rows that are in the outbox already.
     pub fn enqueued(&self, rows: Vec<Arc<Row>>) {
+        self.inner.scheduler.began(rows.iter().filter_map(|row| row.trigger_id));
         for row in rows {
             match Duration::from_millis(row.wait_ms) {
                 Duration::ZERO => self.inner.dispatcher.ready(row),
@@ -258,6 +308,7 @@ impl Dispatch {
 
     /// Stops claiming, then lets runs end until `until`, then cuts them short; their rows stay for the next start.
     pub fn close(&self, until: Instant) {
+        self.inner.scheduler.close();
         for id in self.inner.dispatcher.close() {
             self.inner.store.release(id);
         }
@@ -362,6 +413,21 @@ fn not_taken(error: &store::Error, row: &Row) -> Fault {
     }
     tracing::error!(execution = %row.execution_id, %error, "what a row brings could not be accepted");
     Fault::new(FaultKind::Platform, "internal error")
+}
+
+/// Whether a trigger holds its rows back: all of them, and all but one.
+fn holds(trigger: &Trigger) -> (bool, bool) {
+    let serial = match &trigger.on {
+        TriggerOn::Cron { overlap: Overlap::Queue, .. } => true,
+        // What is caught up with runs one after the other, too.
+        TriggerOn::Cron { overlap: Overlap::Skip, catch_up, .. } => *catch_up == CatchUp::All,
+        TriggerOn::Cron { overlap: Overlap::Parallel, .. }
+        | TriggerOn::Kv { .. }
+        | TriggerOn::Queue { .. }
+        | TriggerOn::DeadLetter { .. }
+        | TriggerOn::Startup => false,
+    };
+    (!trigger.enabled, serial)
 }
 
 fn count(counter: &AtomicU64) {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::inbox::Receiver;
 use super::{Answer, Dispatch, Next, Promise, count};
-use crate::model::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, Row, UnixMs};
+use crate::model::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, Kind, Row, UnixMs};
 use crate::script::{Fault, FaultKind, Finished, Response, Verdict};
 use crate::store::kv::{Refused, Reply, Settlement};
 use crate::store::{self, End};
@@ -75,8 +75,9 @@ impl Dispatch {
         }
     }
 
-    /// Gives the dispatcher's place back, if the row had one.
+    /// It is over with a row: gives the dispatcher's place back, if it had one.
     fn ended(&self, row: &Row) {
+        self.inner.scheduler.ended(row);
         // A recovered sync row holds the place of a suspect.
         if !row.is_sync() || row.crashes > 0 {
             self.inner.dispatcher.finished(row.execution_id, row.app_id);
@@ -123,19 +124,24 @@ impl Dispatch {
                 let again = Arc::new(again);
                 self.inner.store.settle(row, End::Retry(again.clone()));
                 self.inner.dispatcher.later(again, wait);
+                return self.inner.dispatcher.attempted(row.execution_id, row.app_id);
             }
             (Next::Requeue(wait), _) => {
                 self.inner.store.settle(row, End::Release);
                 self.inner.dispatcher.later(row.clone(), wait);
+                return self.inner.dispatcher.attempted(row.execution_id, row.app_id);
             }
-            (Next::Keep, _) => self.inner.store.settle(row, End::Release),
+            (Next::Keep, _) => {
+                self.inner.store.settle(row, End::Release);
+                return self.inner.dispatcher.attempted(row.execution_id, row.app_id);
+            }
             (Next::Dead(reason), Err(fault)) => {
                 let buried = failed(row, fault, now, row.due_at);
                 self.bury(buried, row, &finished, reason);
             }
             (Next::Drop | Next::Retry(_) | Next::Dead(_), _) => self.log_end(row, &finished, Delivery::None),
         }
-        self.inner.dispatcher.finished(row.execution_id, row.app_id);
+        self.ended(row);
     }
 
     /// Ends a row that took the process down too often. Sync rows are never dead-lettered.
@@ -150,9 +156,15 @@ impl Dispatch {
         let at = UnixMs::now();
         buried.history.push(Attempt { at, status: Ended::Error, error: message });
         self.bury(buried, row, &finished, reason);
+        self.inner.scheduler.ended(row);
     }
 
     fn bury(&self, buried: Row, row: &Arc<Row>, finished: &Finished, reason: &'static str) {
+        if row.kind == Kind::DeadLetter {
+            // A handler's own end is told by its record; a letter about it would be handled by it again.
+            tracing::warn!(execution = %row.execution_id, script = %row.script_name, reason, "a handler of dead letters failed");
+            return self.log_end(row, finished, Delivery::None);
+        }
         count(&self.inner.tally.dead);
         let died_at = UnixMs::now();
         let (id, script_version) = (self.inner.store.new_id(), finished.version);

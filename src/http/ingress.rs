@@ -49,9 +49,9 @@ pub(super) struct Reception {
     auth: Auth,
     settings: Settings,
     larder: Larder,
+    chain_key: ChainKey,
     rates: Rates,
     rate_limited: Arc<AtomicU64>,
-    chain_key: ChainKey,
 }
 
 /// What the access line says about an answer of the data plane.
@@ -73,15 +73,16 @@ struct Accepted {
 
 impl Reception {
     /// A desk in front of `dispatch`.
-    pub(super) fn new(dispatch: Dispatch, auth: Auth, settings: Settings, chain_key: ChainKey) -> Reception {
+    /// `rate_limited` counts requests that came too often.
+    pub(super) fn new(
+        dispatch: Dispatch,
+        auth: Auth,
+        settings: Settings,
+        chain_key: ChainKey,
+        rate_limited: Arc<AtomicU64>,
+    ) -> Reception {
         let larder = Larder::new(settings.bodies_bytes_max);
-        let (rates, rate_limited) = (Rates::default(), Arc::default());
-        Reception { dispatch, auth, settings, larder, rates, rate_limited, chain_key }
-    }
-
-    /// Requests that came too often, for metrics.
-    pub(super) fn rate_limited(&self) -> Arc<AtomicU64> {
-        self.rate_limited.clone()
+        Reception { dispatch, auth, settings, larder, chain_key, rates: Rates::default(), rate_limited }
     }
 
     /// `POST /api/execute/{script_id}`: runs the script directly, not over the outbox.

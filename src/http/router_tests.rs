@@ -22,8 +22,15 @@ fn catalog(apps: &[Sketch<'_>]) -> Catalog {
     for (slug, domains, routes) in apps {
         let app_id = id();
         let (slug, name): (Slug, Name) = (slug.parse().unwrap(), slug.parse().unwrap());
-        let (egress, limits) = (Egress::default(), AppLimits::default());
-        let app = App { id: app_id, slug, name, egress, limits, created_at: now, updated_at: now };
+        let app = App {
+            id: app_id,
+            slug,
+            name,
+            egress: Egress::default(),
+            limits: AppLimits::default(),
+            created_at: now,
+            updated_at: now,
+        };
         Arc::make_mut(&mut catalog.apps).insert(app_id, Arc::new(app));
         for pattern in *domains {
             let pattern = pattern.parse().unwrap();

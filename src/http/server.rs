@@ -80,7 +80,13 @@ impl Server {
         custody: Custody,
     ) -> Server {
         let auth = Auth::new(settings.device_key.as_deref());
-        let reception = Reception::new(dispatch.clone(), auth.clone(), settings.ingress, settings.chain_key);
+        let reception = Reception::new(
+            dispatch.clone(),
+            auth.clone(),
+            settings.ingress,
+            settings.chain_key,
+            info.rate_limited.clone(),
+        );
         let trial = custody.trial.clone();
         let office = Office {
             store,

@@ -14,6 +14,7 @@ mod record;
 mod request;
 mod row;
 mod sandbox;
+mod schedule;
 mod secret;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -33,6 +34,7 @@ pub use record::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, LogLine}
 pub use request::{BODY_BYTES_MAX, Body, Request};
 pub use row::{Chain, InboxId, Kind, Row};
 pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
+pub use schedule::{Schedule, Timetable, ZoneName};
 pub use secret::{SECRET_BYTES_MAX, SECRET_NAME_BYTES_MAX, Secret, SecretName, SecretText};
 pub use time::UnixMs;
-pub use trigger::{CatchUp, Overlap, Trigger, TriggerOn};
+pub use trigger::{CatchUp, Overlap, Tick, Trigger, TriggerOn};

@@ -1,8 +1,8 @@
-//! Rows for tests.
+//! Plain things for tests.
 
 use uuid::Uuid;
 
-use super::{Body, Kind, Request, Row, UnixMs};
+use super::{Access, Body, Kind, Request, Row, Sandbox, Script, Trigger, TriggerOn, UnixMs};
 
 /// An async row of no script.
 pub(crate) fn row() -> Row {
@@ -42,5 +42,34 @@ pub(crate) fn row() -> Row {
         event: None,
         attempts_max: None,
         unique: None,
+    }
+}
+
+/// A script of no app.
+pub(crate) fn script() -> Script {
+    Script {
+        id: Uuid::nil(),
+        app_id: Uuid::nil(),
+        name: "s".parse().unwrap(),
+        active_version: 1,
+        latest_version: 1,
+        timeout_seconds: None,
+        sandbox: Sandbox::default(),
+        access: Access::Public,
+        created_at: UnixMs(0),
+        updated_at: UnixMs(0),
+    }
+}
+
+/// A trigger that runs [`script`] at the start.
+pub(crate) fn trigger() -> Trigger {
+    Trigger {
+        id: Uuid::nil(),
+        app_id: Uuid::nil(),
+        script_id: Uuid::nil(),
+        on: TriggerOn::Startup,
+        enabled: true,
+        created_at: UnixMs(0),
+        updated_at: UnixMs(0),
     }
 }

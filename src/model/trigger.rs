@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Kind, KvPrefix, Name, UnixMs};
+use super::{Kind, KvPrefix, Name, Schedule, UnixMs, ZoneName};
 
 /// Runs a script of an app when something happens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,10 +45,10 @@ pub enum TriggerOn {
     },
     /// The clock strikes.
     Cron {
-        /// A cron line.
-        schedule: String,
-        /// An IANA time zone.
-        time_zone: String,
+        /// When.
+        schedule: Schedule,
+        /// Where.
+        time_zone: ZoneName,
         /// What becomes of ticks that passed while the device was off.
         catch_up: CatchUp,
         /// What becomes of a tick while the run of the one before is not over.
@@ -100,4 +100,13 @@ pub enum Overlap {
     Queue,
     /// It runs beside it.
     Parallel,
+}
+
+/// How far a schedule has come. What it struck up to an instant was run or refused, and is never run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tick {
+    /// All strikes up to this instant are dealt with.
+    pub through: UnixMs,
+    /// The last one that was run.
+    pub last: Option<UnixMs>,
 }

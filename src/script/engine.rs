@@ -62,12 +62,10 @@ impl Bench {
         Bench { engine: build(&watch), watch }
     }
 
-    /// A bench whose scripts may call others.
-    #[cfg(test)]
-    pub(super) fn equipped(messenger: Messenger) -> Bench {
-        let bench = Bench::new();
-        bench.watch.equip(messenger);
-        bench
+    /// Lets its scripts call others.
+    pub(super) fn equipped(self, messenger: Messenger) -> Bench {
+        self.watch.equip(messenger);
+        self
     }
 
     /// Runs a program to its end, whatever that is. Never panics, and returns soon after the deadline.

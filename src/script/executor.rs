@@ -361,7 +361,7 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        let mut bench = Bench::among(self.shared.places.clone(), self.shared.messenger.clone());
+        let mut bench = Bench::among(self.shared.places.clone()).equipped(self.shared.messenger.clone());
         let mut last = None;
         while let Some((lane, job)) = self.take(last) {
             last = Some((lane, job.row.app_id));

@@ -88,7 +88,7 @@ pub(super) fn run_example(source: &str) -> Outcome {
     let world = Some(world());
     on_a_bench(move || {
         let program = compile(&source).unwrap_or_else(|error| panic!("does not compile: {error}"));
-        let mut bench = Bench::equipped(egress::testing::messenger());
+        let mut bench = Bench::new().equipped(egress::testing::messenger());
         let input = Input { row: row().into(), deadline: Instant::now() + Duration::from_secs(10), world };
         bench.run(&program, input, &Limits::default(), &Control::default())
     })
@@ -142,6 +142,12 @@ pub(super) fn world() -> Arc<World> {
     let library = Library::new(store.clone(), 1024 * 1024, Limits::default());
     let (sealer, env) = (store::Sealer::new([7; 32].into()), BTreeMap::new());
     Arc::new(World { store, sealer, env, library, timeout_async: Duration::from_secs(30) })
+}
+
+/// A text as a script writes it.
+pub(super) fn quoted(text: &str) -> String {
+    // JSON knows two escapes that scripts do not.
+    serde_json::to_string(text).unwrap().replace("\\b", "\\x08").replace("\\f", "\\x0c")
 }
 
 /// Asserts that `source` answers 200 with this body.

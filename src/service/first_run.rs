@@ -60,9 +60,15 @@ fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), Chang
     };
     let (slug, name) =
         ("default".parse().map_err(stored("slug"))?, "Default".parse().map_err(stored("name"))?);
-    let (egress, limits) = (Egress::default(), AppLimits::default());
-    let app = App { id: changes.new_id(), slug, name, egress, limits, created_at: now, updated_at: now };
-    let app = changes.create_app(app)?;
+    let app = changes.create_app(App {
+        id: changes.new_id(),
+        slug,
+        name,
+        egress: Egress::default(),
+        limits: AppLimits::default(),
+        created_at: now,
+        updated_at: now,
+    })?;
     let pattern = "*".parse().map_err(stored("pattern"))?;
     let domain = Domain { id: changes.new_id(), app_id: app.id, pattern, created_at: now, updated_at: now };
     changes.create_domain(domain)?;

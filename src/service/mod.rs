@@ -232,7 +232,7 @@ impl<'a> Caretaker<'a> {
         if self.signals.is_none() {
             self.signals = Some(Signals::listen()?);
         }
-        dispatch.start(recovered)?;
+        dispatch.start(recovered, parts::clock(config))?;
         info.draining.store(false, Relaxed);
         for listener in &self.listeners {
             let listener = listener.try_clone()?;
@@ -317,9 +317,12 @@ fn hooks(
     dispatch: &Dispatch,
     tell_broken: mpsc::UnboundedSender<Error>,
 ) -> store::Hooks {
-    let (routes, dispatch) = (routes.clone(), dispatch.clone());
+    let (routes, dispatch, desk) = (routes.clone(), dispatch.clone(), dispatch.clone());
     store::Hooks {
-        catalog: Box::new(move |catalog| routes.rebuild(catalog)),
+        catalog: Box::new(move |catalog| {
+            routes.rebuild(catalog);
+            desk.set_up(catalog);
+        }),
         enqueued: Box::new(move |rows| dispatch.enqueued(rows)),
         // Nobody listens any more if the house is closing already.
         broken: Box::new(move |error| drop(tell_broken.send(error.clone().into()))),

@@ -141,6 +141,14 @@ pub(super) fn policy(config: &Config) -> dispatch::Policy {
     }
 }
 
+pub(super) fn clock(config: &Config) -> dispatch::ClockRule {
+    match config.cron.clock {
+        config::CronClock::Auto => dispatch::ClockRule::Auto,
+        config::CronClock::Synchronised => dispatch::ClockRule::Synchronised,
+        config::CronClock::Trusted => dispatch::ClockRule::Trusted,
+    }
+}
+
 pub(super) fn limits(config: &Config) -> http::Limits {
     let server = &config.server;
     http::Limits {

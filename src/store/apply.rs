@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Error;
 use super::catalog::Catalog;
-use super::changes::Changes;
+use super::changes::{Changes, Room, Terms};
 use super::codec;
 use super::events::Clerk;
 use super::handle::{Hooks, Shared, Store};
@@ -253,6 +253,7 @@ impl Applier {
         let all = flush || visible || batch.effects;
         let mut enqueued = enqueued;
         enqueued.extend(self.write_effects(&txn, &catalog, all, flush, ask.now)?);
+        self.write_handlers(&txn, &catalog, &batch.dead, &mut enqueued)?;
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, all, durable, ask.now)?;
         let letters = dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now));
@@ -272,9 +273,10 @@ impl Applier {
         self.shared.revisions.letters.fetch_add(u64::from(letters), SeqCst);
         self.shared.revisions.setup.fetch_add(u64::from(changed || looks_at_sources), SeqCst);
         self.committed(durable, flush, checkpoint);
+        let swapped = !catalog.is_same(&self.catalog);
         self.catalog = catalog;
         self.desk.publish(&self.shared.fronts, &self.shared.revisions);
-        self.tell(batch, replies, enqueued, changed, hooks);
+        self.tell(batch, replies, enqueued, swapped, hooks);
         Ok(())
     }
 
@@ -286,7 +288,9 @@ impl Applier {
         changes: Vec<Change>,
     ) -> Result<Made, Error> {
         let full = if changes.is_empty() { None } else { self.space.full(Instant::now()) };
-        let mut desk = Changes::new(txn, catalog, &self.shared.ids, full);
+        let terms =
+            Terms { timeout_async: self.timeout_async, room: self.room(), shares: &self.shared.shares };
+        let mut desk = Changes::new(txn, catalog, &self.shared.ids, terms, full);
         let mut wrote = false;
         let mut replies = Vec::with_capacity(changes.len());
         for change in changes {
@@ -298,6 +302,42 @@ impl Applier {
         self.count_kept(desk.kept_bytes.get());
         let sources = (desk.source_bytes_added, desk.source_bytes_freed);
         Ok(Made { replies, dead_freed: desk.dead_bytes_freed, sources, enqueued: desk.enqueued, wrote })
+    }
+
+    fn room(&self) -> Room {
+        Room {
+            rows: self.outbox_rows_max.saturating_sub(self.outbox_rows),
+            bytes: self.outbox_bytes_max.saturating_sub(self.outbox_bytes),
+        }
+    }
+
+    /// The rows of triggers that wait for these dead letters, as far as there is room: the letters stay in any case.
+    fn write_handlers(
+        &self,
+        txn: &WriteTransaction,
+        catalog: &Catalog,
+        dead: &[DeadLetter],
+        enqueued: &mut Vec<Arc<Row>>,
+    ) -> Result<(), Error> {
+        let clerk = Clerk { ids: &self.shared.ids, now: UnixMs::now(), timeout: self.timeout_async };
+        let mut room = self.room();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        enqueued.iter().for_each(|row| room.take(1, weight(&codec::encode(row.as_ref()))));
+        for letter in dead {
+            for row in clerk.dead_letter(catalog, letter) {
+                let bytes = codec::encode(&row);
+                if !room.has(1, weight(&bytes)) {
+                    tracing::warn!(dead_letter = %letter.id, script = %row.script_name, "the outbox is full: a dead letter is not handled");
+                    continue;
+                }
+                room.take(1, weight(&bytes));
+                txn.open_table(OUTBOX)?.insert(row.execution_id.as_u128(), bytes.as_slice())?;
+                enqueued.push(Arc::new(row));
+            }
+        }
+        Ok(())
     }
 
     /// What runs changed, and the rows that come of it. All of it goes down, or nothing: later changes rest on earlier.
@@ -443,10 +483,11 @@ impl Applier {
         batch: &mut Batch,
         changes: Vec<Reply>,
         enqueued: Vec<Arc<Row>>,
-        changed: bool,
+        swapped: bool,
         hooks: &Hooks,
     ) {
-        if changed {
+        // Ticks change every second, what the house is set up to do does not: others build on it.
+        if swapped {
             let catalog = Arc::new(self.catalog.clone());
             self.shared.catalog.store(catalog.clone());
             (hooks.catalog)(&catalog);

@@ -28,6 +28,16 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Whether nothing changed between the two.
+    pub(crate) fn is_same(&self, other: &Catalog) -> bool {
+        Arc::ptr_eq(&self.apps, &other.apps)
+            && Arc::ptr_eq(&self.domains, &other.domains)
+            && Arc::ptr_eq(&self.scripts, &other.scripts)
+            && Arc::ptr_eq(&self.routes, &other.routes)
+            && Arc::ptr_eq(&self.triggers, &other.triggers)
+            && Arc::ptr_eq(&self.keys, &other.keys)
+    }
+
     /// The app with this id or slug.
     pub fn app(&self, id_or_slug: &str) -> Option<&Arc<App>> {
         match Uuid::try_parse(id_or_slug) {

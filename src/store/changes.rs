@@ -3,9 +3,12 @@
 //! A change checks everything before it writes anything, because it shares its transaction with others: what
 //! it refuses must leave no trace.
 
+mod triggers;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Deserializer};
@@ -13,6 +16,7 @@ use uuid::Uuid;
 
 use super::catalog::Catalog;
 use super::codec::{self, Stored};
+use super::shares::Shares;
 use super::space::Full;
 use super::tables::{APPS, DEAD_LETTERS, DOMAINS, KEYS, OUTBOX, ROUTES, SCRIPTS, VERSIONS};
 use super::{ChangeError, Error, Ids, secrets};
@@ -20,6 +24,8 @@ use crate::model::{
     Access, App, AppLimits, BodyMode, DeadLetter, DispatchMode, Domain, Durability, Egress, HostPattern, Key,
     Name, PathPattern, Route, RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
 };
+
+pub use triggers::{CronRun, KvChange, KvChanges, Strike, Struck, TriggerFields};
 
 const APPS_MAX: usize = 1_000;
 const DOMAINS_MAX: usize = 5_000;
@@ -119,10 +125,42 @@ pub struct Changes<'a> {
     pub(crate) source_bytes_freed: u64,
     /// Bytes that it was asked to keep, but for those rows.
     pub(crate) kept_bytes: Cell<u64>,
+    /// How rows are made, and how many there may be.
+    terms: Terms<'a>,
     /// Why nothing may be added, if so.
     full: Option<Full>,
     /// Changes that were refused for it.
     pub(crate) refused_full: u64,
+}
+
+/// How changes make rows.
+pub(crate) struct Terms<'a> {
+    /// The limit of scripts that name none.
+    pub(crate) timeout_async: Duration,
+    /// What the outbox has room for.
+    pub(crate) room: Room,
+    /// What each app has.
+    pub(crate) shares: &'a Shares,
+}
+
+/// What there is room for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Room {
+    /// Whether so much fits.
+    pub(crate) fn has(self, rows: u64, bytes: u64) -> bool {
+        rows <= self.rows && bytes <= self.bytes
+    }
+
+    /// Takes so much.
+    pub(crate) fn take(&mut self, rows: u64, bytes: u64) {
+        self.rows = self.rows.saturating_sub(rows);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
 }
 
 pub(super) type Changed<T> = Result<T, ChangeError>;
@@ -132,6 +170,7 @@ impl<'a> Changes<'a> {
         txn: &'a WriteTransaction,
         catalog: &'a mut Catalog,
         ids: &'a Ids,
+        terms: Terms<'a>,
         full: Option<Full>,
     ) -> Changes<'a> {
         Changes {
@@ -143,6 +182,7 @@ impl<'a> Changes<'a> {
             source_bytes_added: 0,
             source_bytes_freed: 0,
             kept_bytes: Cell::new(0),
+            terms,
             full,
             refused_full: 0,
         }
@@ -186,7 +226,7 @@ impl<'a> Changes<'a> {
         put(self.txn, &self.kept_bytes, APPS, &mut self.catalog.apps, id, app)
     }
 
-    /// Removes an app with its domains, routes, scripts and secrets.
+    /// Removes an app with its domains, routes, triggers, scripts and secrets.
     pub fn delete_app(&mut self, id: Uuid) -> Changed<()> {
         found(&self.catalog.apps, "app", id)?;
         let of_app = |owner: Uuid| owner == id;
@@ -202,6 +242,7 @@ impl<'a> Changes<'a> {
         for route in routes {
             remove(self.txn, ROUTES, &mut self.catalog.routes, route)?;
         }
+        self.delete_triggers_of(id)?;
         for script in scripts {
             self.delete_script(script)?;
         }
@@ -289,7 +330,8 @@ impl<'a> Changes<'a> {
         put(self.txn, &self.kept_bytes, SCRIPTS, &mut self.catalog.scripts, id, script)
     }
 
-    /// Removes a script with its versions. Its routes stay and answer that the script is gone.
+    /// Removes a script with its versions. Its routes stay and answer that the script is gone; its triggers stay and make
+    /// no work.
     pub fn delete_script(&mut self, id: Uuid) -> Changed<()> {
         found(&self.catalog.scripts, "script", id)?;
         let span = (id.as_u128(), 0)..=(id.as_u128(), u32::MAX);

@@ -3,6 +3,8 @@
 //! Pure: ids, the clock and the catalog are arguments. A row is one deeper in its chain than what caused it; whether
 //! that is too deep is decided when it is to run.
 
+mod dead_letters;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -125,8 +125,8 @@ fn rows_know_their_age(txn: &WriteTransaction) -> Result<(), Error> {
     Ok(())
 }
 
-/// 2 to 3: rows carry the trigger that made them, and apps their limits and what their scripts may call. The tables of
-/// scripts' values are made with all others.
+/// 2 to 3: rows carry the trigger that made them, and apps their limits and what their scripts may call. The tables of scripts' values are made with
+/// all others.
 fn rows_know_their_trigger(txn: &WriteTransaction) -> Result<(), Error> {
     rewrite::<App>(txn, APPS)?;
     rewrite::<Row>(txn, OUTBOX)?;

@@ -46,7 +46,10 @@ mod writer;
 pub use backend::{Card, CardMeter};
 pub use budget::BudgetView;
 pub use catalog::Catalog;
-pub use changes::{AppPatch, Changes, KeyPatch, RoutePatch, ScriptPatch};
+pub use changes::{
+    AppPatch, Changes, CronRun, KeyPatch, KvChange, KvChanges, RoutePatch, ScriptPatch, Strike, Struck,
+    TriggerFields,
+};
 pub use error::{ChangeError, Error};
 pub use handle::{CatalogHook, Hooks, Load, Recovered, Startable, Store};
 pub use ids::Ids;

@@ -7,7 +7,7 @@ use crate::model::{
     App, AppLimits, Attempt, DeadLetter, Egress, InboxId, Kind, Name, Principal, Request, Row, Slug, UnixMs,
 };
 
-/// An app before it had limits, and before its calls could be ruled.
+/// An app before its calls could be ruled.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AppV1 {
     id: Uuid,
@@ -20,8 +20,15 @@ pub(crate) struct AppV1 {
 impl From<AppV1> for App {
     fn from(old: AppV1) -> App {
         let AppV1 { id, slug, name, created_at, updated_at } = old;
-        let (egress, limits) = (Egress::default(), AppLimits::default());
-        App { id, slug, name, egress, limits, created_at, updated_at }
+        App {
+            id,
+            slug,
+            name,
+            egress: Egress::default(),
+            limits: AppLimits::default(),
+            created_at,
+            updated_at,
+        }
     }
 }
 

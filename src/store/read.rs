@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::Error;
 use super::codec;
 use super::log::{self, BlockHead};
-use super::tables::{DEAD_LETTERS, LOG, LOG_INDEX, OUTBOX, VERSIONS};
-use crate::model::{DeadLetter, Ended, ExecutionRecord, Invalid, Row, UnixMs, Version};
+use super::tables::{DEAD_LETTERS, LOG, LOG_INDEX, OUTBOX, TICKS, VERSIONS};
+use crate::model::{DeadLetter, Ended, ExecutionRecord, Invalid, Row, Tick, UnixMs, Version};
 
 /// Blocks of the log that one search opens at the most; it goes on at the next page.
 const BLOCKS_PER_SCAN: usize = 200;
@@ -105,6 +105,12 @@ impl Snapshot {
     /// All tables.
     pub(crate) fn tables(&self) -> &ReadTransaction {
         &self.txn
+    }
+
+    /// How far a schedule has come; `None` of a trigger that has none.
+    pub fn tick(&self, trigger: Uuid) -> Result<Option<Tick>, Error> {
+        let table = self.txn.open_table(TICKS)?;
+        table.get(trigger.as_u128())?.map(|bytes| codec::decode(bytes.value())).transpose()
     }
 
     /// One version of a script.

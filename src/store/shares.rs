@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
 use super::{Error, Recovered, Store};
-use crate::model::Row;
+use crate::model::{App, Row};
 
 /// The counts.
 #[derive(Debug)]
@@ -40,6 +40,12 @@ impl Shares {
         let mut rows = HashMap::new();
         found.iter().filter(|row| !row.sync).for_each(|row| *rows.entry(row.app_id).or_default() += 1);
         Shares { rows: Mutex::new(rows), usual_max }
+    }
+
+    /// Whether so many more async rows fit in the share of an app.
+    pub(crate) fn has_room(&self, id: Uuid, app: Option<&Arc<App>>, more: u64) -> bool {
+        let own = app.and_then(|app| app.limits.queue_rows);
+        self.rows(id) + more <= own.unwrap_or(self.usual_max)
     }
 
     /// Counts a row that goes in.

@@ -30,6 +30,7 @@ pub(crate) fn settings() -> Settings {
         versions_age_max: long,
         sync_delay: Duration::ZERO,
         write_budget_bytes_per_day: 0,
+        app_queue_rows_max: 1_000_000,
         kv_bytes_max: 64 * 1024 * 1024,
         timeout_async: Duration::from_secs(30),
         space: Bounds { low_bytes: 0, inodes_low: 0, reserve_bytes: 0 },

@@ -14,14 +14,14 @@ use crate::harness::{Daemon, Setup, TempDir, until};
 const HOUR: i64 = 3600;
 
 /// A daemon's wall clock.
-struct Clock {
+pub(crate) struct Clock {
     file: PathBuf,
     _dir: TempDir,
 }
 
 impl Clock {
     /// A daemon's set-up under a clock that is `off` seconds off.
-    fn new(off: i64, setup: Setup) -> (Clock, Setup) {
+    pub(crate) fn new(off: i64, setup: Setup) -> (Clock, Setup) {
         let dir = TempDir::new();
         let clock = Clock { file: dir.path().join("clock"), _dir: dir };
         clock.set(off);
@@ -34,7 +34,7 @@ impl Clock {
     }
 
     /// Steps to `off` seconds from the true time.
-    fn set(&self, off: i64) {
+    pub(crate) fn set(&self, off: i64) {
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{off:+}")).unwrap();
         fs::rename(new, &self.file).unwrap();

@@ -19,7 +19,6 @@ struct NewApp {
     name: Option<Name>,
     #[serde(default)]
     egress: Egress,
-    #[serde(default)]
     limits: AppLimits,
 }
 
@@ -50,7 +49,7 @@ impl Office {
                 };
                 self.check_limits(&new.limits)?;
                 let (id, now) = (self.store.new_id(), UnixMs::now());
-                let NewApp { slug, egress, limits, .. } = new;
+                let NewApp { slug, limits, egress, .. } = new;
                 let app = App { id, slug, name, egress, limits, created_at: now, updated_at: now };
                 let app = self.change(move |changes| changes.create_app(app)).await?;
                 Ok(reply::json(StatusCode::CREATED, app.as_ref()))

@@ -205,6 +205,8 @@ fn view(letter: &DeadLetter) -> Value {
         "script_name": row.script_name,
         "script_version": letter.script_version,
         "route_id": row.route_id,
+        "trigger_id": row.trigger_id,
+        "event": row.event.as_ref().and_then(|event| serde_json::from_slice::<Value>(event).ok()),
         "kind": row.kind,
         "reason": letter.reason,
         "attempts": row.history,

@@ -250,6 +250,7 @@ impl Office {
             "script_id": row.script_id,
             "script_name": row.script_name,
             "route_id": row.route_id,
+            "trigger_id": row.trigger_id,
             "request_id": row.request_id,
             "request_method": row.request.method,
             "request_path": row.request.path,

@@ -52,6 +52,24 @@ impl Office {
         Ok(reply::text("text/plain; version=0.0.4; charset=utf-8", text.0))
     }
 
+    fn cron(&self, text: &mut Exposition) {
+        let (cron, clock) = (self.dispatch.cron(), self.dispatch.clock());
+        let labels = [
+            "{outcome=\"run\"}",
+            "{outcome=\"missed\"}",
+            "{outcome=\"overlapped\"}",
+            "{outcome=\"refused\"}",
+        ];
+        let ticks = [&cron.run, &cron.missed, &cron.overlapped, &cron.refused];
+        let ticks = ticks.map(|count| count.load(Relaxed));
+        text.counters("cron_ticks_total", "Ticks of schedules, by what became of them.", &labels, &ticks);
+        text.gauge(
+            "cron_waits_for_clock",
+            "Whether schedules wait for the clock.",
+            u8::from(clock.cron_waiting),
+        );
+    }
+
     fn traffic(&self, text: &mut Exposition) {
         let answers = self.info.answers.each_ref().map(|count| count.load(Relaxed));
         let labels =
@@ -107,6 +125,7 @@ impl Office {
             "Bytes that runs left behind.",
             &executor.tally().leaked_bytes,
         );
+        self.cron(text);
         let (ready, scheduled, held) = self.dispatch.waiting();
         text.gauge("dispatcher_ready", "Async rows that are due.", ready);
         text.gauge("dispatcher_scheduled", "Async rows that wait for their time.", scheduled);

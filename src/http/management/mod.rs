@@ -18,6 +18,7 @@ mod scripts;
 mod secrets;
 mod status;
 mod system;
+mod triggers;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -137,6 +138,7 @@ impl Office {
             [app] => self.app(call, app).await,
             [app, "domains", rest @ ..] => self.domains(call, self.find_app(app)?.id, rest).await,
             [app, "scripts", rest @ ..] => self.scripts(call, self.find_app(app)?.id, rest).await,
+            [app, "triggers", rest @ ..] => self.triggers(call, self.find_app(app)?.id, rest).await,
             [app, "kv", rest @ ..] => self.kv(call, self.find_app(app)?.id, rest).await,
             [app, "secrets", rest @ ..] => self.secrets(call, self.find_app(app)?.id, rest).await,
             [app, "routes", rest @ ..] => {

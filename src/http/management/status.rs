@@ -38,8 +38,26 @@ impl Office {
                 "dropped": count(&load.dead_letters_dropped),
             },
             "executions": self.executions_status(),
+            "clock": self.clock(),
+            "cron": self.cron_status(),
         });
         Ok(reply::json(StatusCode::OK, &body))
+    }
+
+    /// The clock that schedules strike by.
+    pub(super) fn clock(&self) -> Value {
+        let clock = self.dispatch.clock();
+        json!({ "synchronised": clock.synchronised, "cron_waiting": clock.cron_waiting })
+    }
+
+    fn cron_status(&self) -> Value {
+        let cron = self.dispatch.cron();
+        json!({
+            "ticks": count(&cron.run),
+            "missed": count(&cron.missed),
+            "overlapped": count(&cron.overlapped),
+            "refused": count(&cron.refused),
+        })
     }
 
     fn card_status(&self) -> Value {

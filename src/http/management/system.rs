@@ -69,6 +69,7 @@ impl Office {
             "ready": ready,
             "draining": draining,
             "storage": storage,
+            "clock": self.clock(),
             "uptime_seconds": uptime_seconds,
         });
         Ok(reply::json(status, &body))

@@ -37,10 +37,12 @@ fn array_too_long() -> Raised {
     EvalAltResult::ErrorDataTooLarge("Size of array/BLOB".to_owned(), Position::NONE).into()
 }
 
-fn check_string(ctx: &NativeCallContext, bytes: usize) -> Result<(), Raised> {
+/// Refuses a string over the limit, before it is made.
+pub(super) fn check_string(ctx: &NativeCallContext, bytes: usize) -> Result<(), Raised> {
     if bytes > ctx.engine().max_string_size() { Err(string_too_long()) } else { Ok(()) }
 }
 
-fn check_items(ctx: &NativeCallContext, items: usize) -> Result<(), Raised> {
+/// Refuses an array or a blob over the limit, before it is made.
+pub(super) fn check_items(ctx: &NativeCallContext, items: usize) -> Result<(), Raised> {
     if items > ctx.engine().max_array_size() { Err(array_too_long()) } else { Ok(()) }
 }

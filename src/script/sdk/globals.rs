@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rhai::{Dynamic, NativeCallContext};
+use rhai::{Dynamic, ImmutableString, Map, NativeCallContext};
 
 use super::super::text;
 use super::super::watch::{Stop, Watch};
-use super::{Kit, Raised, offer, wrong};
+use super::{Kit, Raised, offer, template, wrong};
 
 /// Longest wait that `retry_after` takes, in seconds: a day.
 const RETRY_AFTER_SECONDS_MAX: i64 = 86_400;
@@ -15,9 +15,18 @@ const RETRY_AFTER_SECONDS_MAX: i64 = 86_400;
 /// Longest text of a message, in bytes; the log cuts further.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
+/// Longest URL of a redirect, in bytes; browsers and proxies take no longer ones.
+const URL_BYTES_MAX: usize = 8192;
+
 /// The functions.
 pub(super) fn kit(watch: &Arc<Watch>) -> Kit {
     let mut kit = Kit::new("", "How a run ends, and what it answers; called by their bare names.", watch);
+    answers(&mut kit);
+    ends(&mut kit);
+    kit
+}
+
+fn ends(kit: &mut Kit) {
     let watch = kit.watch();
     offer!(
         kit,
@@ -59,5 +68,113 @@ pub(super) fn kit(watch: &Arc<Watch>) -> Kit {
             Ok(())
         }
     );
-    kit
+}
+
+fn answers(kit: &mut Kit) {
+    offer!(
+        kit,
+        /// The response with this status and this body, and with headers if they are given, as the map
+        /// `#{ status_code, headers, body }` that may also be made by hand. A run answers with it by having it as its
+        /// value. The body is sent as JSON, but if `content-type` is something else and it is a text or a blob, as it
+        /// is.
+        ///
+        /// Limits: statuses 100 to 999; a header that HTTP does not allow is left out.
+        ///
+        /// ```rhai
+        /// respond(201, #{ id: 7 }) // answers: 201 {"id":7}
+        /// ```
+        /// ```rhai
+        /// respond(200, "a,b", #{ "content-type": "text/csv" }) // answers: 200 a,b
+        /// ```
+        /// ```rhai
+        /// respond(99, ()) // throws: respond: takes a status from 100 to 999, not 99
+        /// ```
+        "respond(status, body[, headers])",
+        |status: i64, body: Dynamic| respond(status, body, Map::new())
+    );
+    kit.also("respond", respond);
+    offer!(
+        kit,
+        /// The response that sends the client elsewhere, with 302 or the status given.
+        ///
+        /// Limits: statuses 301, 302, 303, 307 and 308; 1 to 8192 visible ASCII letters of URL, so that it can end no
+        /// header. Write `enc::url` around its parts.
+        ///
+        /// ```rhai
+        /// redirect("/search?q=" + enc::url("a b")).headers // => {"location":"/search?q=a%20b"}
+        /// ```
+        /// ```rhai
+        /// redirect("https://example.org/", 301) // answers: 301 null
+        /// ```
+        /// ```rhai
+        /// redirect("/a\r\nset-cookie: b") // throws: redirect: the URL has a letter that is not visible ASCII
+        /// ```
+        "redirect(url[, status])",
+        |url: &str| redirect(url, 302)
+    );
+    kit.also("redirect", redirect);
+    pages(kit);
+}
+
+fn pages(kit: &mut Kit) {
+    let watch = kit.watch();
+    offer!(
+        kit,
+        /// The response that shows a page: the text as it is, or a template filled in with `data`, as
+        /// `template::render` does. What strangers wrote belongs into `data`, where it is escaped.
+        ///
+        /// Limits: those of texts, and of `template::render`.
+        ///
+        /// ```rhai
+        /// html("<h1>Hello</h1>") // answers: 200 <h1>Hello</h1>
+        /// ```
+        /// ```rhai
+        /// let page = html("<h1>{{title}}</h1>", #{ title: "A & B" });
+        /// page.status_code = 404;
+        /// page // answers: 404 <h1>A &amp; B</h1>
+        /// ```
+        "html(text[, data])",
+        |text: ImmutableString| page(text)
+    );
+    kit.also("html", move |ctx: NativeCallContext, text: &str, data: Dynamic| -> Result<Map, Raised> {
+        Ok(page(template::render(&ctx, &watch, text, &data)?.into()))
+    });
+}
+
+fn respond(status: i64, body: Dynamic, headers: Map) -> Result<Map, Raised> {
+    if !(100..=999).contains(&status) {
+        return Err(wrong("respond", format!("takes a status from 100 to 999, not {status}")));
+    }
+    Ok(response(status, headers, body))
+}
+
+fn redirect(url: &str, status: i64) -> Result<Map, Raised> {
+    const NAME: &str = "redirect";
+    if ![301, 302, 303, 307, 308].contains(&status) {
+        return Err(wrong(NAME, format!("takes the status 301, 302, 303, 307 or 308, not {status}")));
+    }
+    if url.is_empty() || url.len() > URL_BYTES_MAX {
+        let why = format!("takes a URL of 1 to {URL_BYTES_MAX} bytes, not {}", url.len());
+        return Err(wrong(NAME, why));
+    }
+    if !url.bytes().all(|letter| letter.is_ascii_graphic()) {
+        return Err(wrong(
+            NAME,
+            "the URL has a letter that is not visible ASCII; write enc::url around its parts",
+        ));
+    }
+    Ok(response(status, [("location".into(), url.into())].into_iter().collect(), Dynamic::UNIT))
+}
+
+fn page(text: ImmutableString) -> Map {
+    let headers = [("content-type".into(), "text/html; charset=utf-8".into())];
+    response(200, headers.into_iter().collect(), text.into())
+}
+
+/// The map that the contract has for responses.
+fn response(status: i64, headers: Map, body: Dynamic) -> Map {
+    let headers = Dynamic::from_map(headers);
+    [("status_code".into(), status.into()), ("headers".into(), headers), ("body".into(), body)]
+        .into_iter()
+        .collect()
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use rhai::{Engine, FuncRegistration, Module, RhaiNativeFunc, Variant};
+use rhai::{
+    Dynamic, Engine, FuncRegistration, Module, NativeCallContext, Position, RhaiFunc, RhaiNativeFunc, Variant,
+};
 
 use super::super::watch::Watch;
 use super::Raised;
@@ -71,19 +73,18 @@ impl Kit {
     }
 
     /// Registers a further form of the function `name`, which has a page: other types, or fewer arguments.
-    pub(super) fn also<A: 'static, const N: usize, const X: bool, R, const F: bool>(
+    pub(super) fn also<A: 'static, const N: usize, const X: bool, R, const F: bool, Native>(
         &mut self,
         name: &'static str,
-        function: impl RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
+        function: Native,
     ) where
         R: Variant + Clone,
+        Native: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
     {
         self.names.push(name);
         // Pure: it does not change its first argument, which may then be a constant such as `request`.
-        FuncRegistration::new(name)
-            .with_purity(true)
-            .with_volatility(true)
-            .set_into_module(&mut self.module, function);
+        let function = placed(function.into_rhai_function(true, true));
+        FuncRegistration::new(name).set_into_module_raw(&mut self.module, Native::param_types(), function);
     }
 
     /// Hands the functions to an engine.
@@ -108,7 +109,32 @@ impl Kit {
     }
 }
 
-/// An error that scripts can catch: which function, and what is wrong with what it was given.
-pub(super) fn wrong(function: &str, why: impl std::fmt::Display) -> Raised {
-    format!("{function}: {why}").into()
+/// The function itself, but its errors have the place of the call: the interpreter gives it to those of functions
+/// without a namespace only.
+fn placed(function: RhaiFunc) -> RhaiFunc {
+    match function {
+        RhaiFunc::Pure { func, has_context, is_pure, is_volatile } => {
+            RhaiFunc::Pure { func: placing(func, has_context), has_context: true, is_pure, is_volatile }
+        }
+        RhaiFunc::Method { func, has_context, is_pure, is_volatile } => {
+            RhaiFunc::Method { func: placing(func, has_context), has_context: true, is_pure, is_volatile }
+        }
+        other => other,
+    }
+}
+
+/// A function as the interpreter calls it.
+type Called = dyn Fn(Option<NativeCallContext>, &mut [&mut Dynamic]) -> Result<Dynamic, Raised> + Send + Sync;
+
+fn placing(function: Arc<Called>, has_context: bool) -> Arc<Called> {
+    Arc::new(move |ctx: Option<NativeCallContext>, args: &mut [&mut Dynamic]| {
+        let place = ctx.as_ref().map_or(Position::NONE, NativeCallContext::call_position);
+        let done = function(ctx.filter(|_| has_context), args);
+        done.map_err(|mut error| {
+            if error.position().is_none() {
+                error.set_position(place);
+            }
+            error
+        })
+    })
 }

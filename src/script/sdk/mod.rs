@@ -5,26 +5,38 @@
 //! is their page, for the terminal and for the reference alike. A test runs every example of every page, and refuses a
 //! function without one.
 
+mod crypto;
+mod csv;
+mod enc;
 mod env;
+mod given;
 mod globals;
 mod http;
+mod id;
+mod json;
+mod jwt;
 mod kit;
 mod kv;
 mod log;
 mod options;
 mod page;
+mod password;
 mod queue;
+mod rand;
 mod run;
 mod secrets;
+mod template;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::sync::Arc;
 
 use rhai::{Engine, EvalAltResult};
 
 use super::watch::Watch;
-use kit::{Kit, offer, wrong};
+use given::wrong;
+use kit::{Kit, offer};
 
 pub use page::{Chapter, Example, Outcome as ExampleOutcome, Page};
 
@@ -42,6 +54,14 @@ fn kits(watch: &Arc<Watch>) -> Vec<Kit> {
         secrets::kit(watch),
         env::kit(watch),
         log::kit(watch),
+        time::kit(watch),
+        id::kit(watch),
+        rand::kit(watch),
+        crypto::kit(watch),
+        enc::kit(watch),
+        json::kit(watch),
+        csv::kit(watch),
+        template::kit(watch),
     ]
 }
 

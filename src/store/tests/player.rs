@@ -211,9 +211,12 @@ impl Player {
                 });
             })
         };
-        let end = |id: u128, end| {
-            let id = Uuid::from_u128(id);
-            Command::Settle { id, of: None, end, effects: None, told: None }
+        let end = |id: u128, end| Command::Settle {
+            id: Uuid::from_u128(id),
+            of: None,
+            end,
+            effects: None,
+            told: None,
         };
         match plan.clone() {
             Plan::Enqueue { row, claimed } => Command::Enqueue { row, claimed, reply: reply(Box::new(tell)) },

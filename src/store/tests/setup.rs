@@ -45,7 +45,11 @@ impl Op {
         match self {
             Op::CreateApp(app) => desk.create_app(app).map(drop),
             Op::RenameApp { id, slug, name, now } => desk
-                .update_app(id, AppPatch { slug: Some(slug), name: Some(name), ..AppPatch::default() }, now)
+                .update_app(
+                    id,
+                    AppPatch { slug: Some(slug), name: Some(name), egress: None, limits: None },
+                    now,
+                )
                 .map(drop),
             Op::DeleteApp(id) => desk.delete_app(id),
             Op::CreateDomain(domain) => desk.create_domain(domain).map(drop),
