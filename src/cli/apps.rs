@@ -107,47 +107,26 @@ fn show(session: &mut Session<'_>, mut app: Value) -> Result<(), Error> {
     session.object(&app, &["slug", "name", "id", "limits"])
 }
 
-impl Update {
-    /// The fields that change. Limits are one field, and so is what scripts may call: the part that stays is asked for.
-    fn patch(self, session: &Session<'_>) -> Result<Value, Error> {
-        let mut patch = Map::new();
-        let (path, what) = (app_path(&self.app), app_name(&self.app));
-        let changed = [("egress", self.egress()), ("limits", self.limits())];
-        for (part, changes) in changed.into_iter().filter(|(_, changes)| !changes.is_empty()) {
-            let mut whole = session.client.get(&path, &what)?[part].take();
-            for (field, value) in changes {
-                whole[field] = value;
+fn update(session: &mut Session<'_>, args: Update) -> Result<(), Error> {
+    let (path, what) = (app_path(&args.app), app_name(&args.app));
+    let mut change = Map::new();
+    let names = [("slug", args.slug), ("name", args.name)];
+    change.extend(names.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+    let limits = [
+        ("concurrency", args.concurrency),
+        ("requests_per_second", args.requests_per_second),
+        ("kv_bytes", args.kv_bytes),
+        ("queue_rows", args.queue_rows),
+    ];
+    if limits.iter().any(|(_, limit)| limit.is_some()) {
+        // The API replaces all limits at once.
+        let mut all = session.client.get(&path, &what)?["limits"].take();
+        for (name, limit) in limits {
+            if let Some(Limited(number)) = limit {
+                all[name] = json!(number);
             }
-            patch.insert(part.to_owned(), whole);
         }
-        for (field, value) in [("slug", self.slug), ("name", self.name)] {
-            patch.extend(value.map(|value| (field.to_owned(), value.into())));
-        }
-        if patch.is_empty() {
-            return Err(Error::Usage("nothing to change: see `picloud app update --help`".to_owned()));
-        }
-        Ok(patch.into())
-    }
-
-    fn egress(&self) -> Vec<(&'static str, Value)> {
-        let allow = match self.egress_allow.as_slice() {
-            [] => None,
-            [one] if one == "any" => Some(Value::Null),
-            hosts => Some(listed(hosts)),
-        };
-        let networks = Some(self.egress_network.as_slice()).filter(|list| !list.is_empty()).map(listed);
-        let given = [("allow", allow), ("networks", networks)];
-        given.into_iter().filter_map(|(field, value)| Some((field, value?))).collect()
-    }
-
-    fn limits(&self) -> Vec<(&'static str, Value)> {
-        let given = [
-            ("concurrency", self.concurrency),
-            ("requests_per_second", self.requests_per_second),
-            ("kv_bytes", self.kv_bytes),
-            ("queue_rows", self.queue_rows),
-        ];
-        given.into_iter().filter_map(|(field, limit)| Some((field, json!(limit?.0)))).collect()
+        change.insert("limits".to_owned(), all);
     }
     let egress = egress(&args.egress_allow, &args.egress_network);
     if !egress.is_empty() {

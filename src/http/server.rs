@@ -98,7 +98,6 @@ impl Server {
             page_limit_max: settings.page_limit_max,
             endurance_tbw: settings.endurance_tbw,
             app_ceilings: settings.app_ceilings,
-            rate_limited: reception.rate_limited(),
             custody,
         };
         let access_log = settings.access_log;

@@ -49,11 +49,9 @@ impl Bench {
         Bench::with(Watch::new(None))
     }
 
-    /// One of several, whose heavy runs share the processor and whose scripts may call others.
-    pub(super) fn among(places: Arc<Places>, messenger: Messenger) -> Bench {
-        let bench = Bench::with(Watch::new(Some(places)));
-        bench.watch.equip(messenger);
-        bench
+    /// One of several, whose heavy runs share the processor.
+    pub(super) fn among(places: Arc<Places>) -> Bench {
+        Bench::with(Watch::new(Some(places)))
     }
 
     fn with(watch: Watch) -> Bench {

@@ -19,7 +19,6 @@ pub(crate) fn settings() -> Settings {
         flush_interval: Duration::from_millis(50),
         outbox_rows_max: 1_000_000,
         outbox_bytes_max: 1 << 30,
-        app_queue_rows_max: u64::MAX,
         log_bytes_max: 1 << 30,
         log_age_max: long,
         dead_letters_max: 1000,

@@ -479,7 +479,9 @@ fn certificates_are_checked() {
 
 #[test]
 fn a_device_that_calls_itself_knows_its_chain() {
-    let daemon = open_daemon();
+    // Each of the four runs has a bench until the next one has ended.
+    let daemon = Setup::default().set("scripts.threads", 6).set("apps.concurrency", 4).start();
+    allow(&daemon, json!({ "networks": ["127.0.0.0/8"] }));
     let url = format!("http://localhost:{}/chain", daemon.address.port());
     daemon.serve(
         "/chain",

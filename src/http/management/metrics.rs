@@ -78,7 +78,7 @@ impl Office {
         text.counter(
             "http_rate_limited_total",
             "Requests refused because their app was called too often.",
-            &self.rate_limited,
+            &self.info.rate_limited,
         );
         let (open, accepted) = self.guests.count();
         text.gauge("http_connections", "Connections open now.", open);

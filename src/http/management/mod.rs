@@ -22,7 +22,6 @@ mod triggers;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
@@ -77,8 +76,6 @@ pub(super) struct Office {
     pub(super) page_limit_max: usize,
     pub(super) endurance_tbw: u64,
     pub(super) app_ceilings: AppCeilings,
-    /// Requests refused because their app was called too often.
-    pub(super) rate_limited: Arc<AtomicU64>,
     pub(super) custody: Custody,
 }
 

@@ -1,5 +1,6 @@
 //! How the device is: alive, ready, which version.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -23,6 +24,8 @@ pub struct SystemInfo {
     pub resident_bytes: fn() -> Option<u64>,
     /// Answers by the first digit of their status, from 1xx.
     pub answers: [AtomicU64; 5],
+    /// Requests refused because their app was called too often.
+    pub rate_limited: Arc<AtomicU64>,
 }
 
 impl SystemInfo {
@@ -34,6 +37,7 @@ impl SystemInfo {
             draining: AtomicBool::new(false),
             resident_bytes,
             answers: Default::default(),
+            rate_limited: Arc::default(),
         }
     }
 
