@@ -19,6 +19,7 @@ struct NewApp {
     name: Option<Name>,
     #[serde(default)]
     egress: Egress,
+    #[serde(default)]
     limits: AppLimits,
 }
 
