@@ -285,7 +285,10 @@ fn limits_are_set_on_the_command_line() {
     let cleared = run(&["app", "update", "default", "--concurrency", "default", "--name", "Mine"]);
     assert_eq!(cleared.code, 0, "{}", cleared.err);
     let shown = run(&["app", "show", "default"]).out;
-    assert!(shown.contains("Mine") && shown.contains("queue_rows=9") && !shown.contains("concurrency"), "{shown}");
+    assert!(
+        shown.contains("Mine") && shown.contains("queue_rows=9") && !shown.contains("concurrency"),
+        "{shown}"
+    );
     assert_ne!(run(&["app", "update", "default"]).code, 0, "nothing to change");
     assert_ne!(run(&["app", "update", "default", "--kv-bytes", "many"]).code, 0);
     assert!(run(&["app", "update", "default", "--concurrency", "0"]).err.contains("limits.concurrency"));
