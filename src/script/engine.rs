@@ -100,7 +100,9 @@ impl Bench {
     }
 
     fn evaluate(&self, program: &Program, limits: &Limits) -> Result<Response, Fault> {
-        let value = evaluate(&self.engine, &self.watch, program);
+        // What the script still holds counts while its answer is made.
+        let mut scope = Scope::new();
+        let value = evaluate(&self.engine, &self.watch, program, &mut scope);
         let value = value.map_err(|error| faults::explain(&error, limits))?;
         Response::read(&value, limits.response_bytes)
     }
@@ -157,13 +159,13 @@ impl Bench {
     }
 }
 
-/// Runs a program to its value.
+/// Runs a program to its value, with `scope` for its variables.
 pub(super) fn evaluate(
     engine: &Engine,
     watch: &Watch,
     program: &Program,
+    scope: &mut Scope<'_>,
 ) -> Result<Dynamic, Box<EvalAltResult>> {
-    let mut scope = Scope::new();
     if !program.names.captured {
         for (name, wanted) in [(CTX, program.names.ctx), (REQUEST, program.names.request)] {
             if wanted {
@@ -171,8 +173,8 @@ pub(super) fn evaluate(
             }
         }
     }
-    let value = engine.eval_ast_with_scope(&mut scope, &program.ast)?;
-    context::check_unchanged(&scope)?;
+    let value = engine.eval_ast_with_scope(scope, &program.ast)?;
+    context::check_unchanged(scope)?;
     Ok(value)
 }
 

@@ -94,7 +94,7 @@ fn call(watch: &Watch, ctx: &NativeCallContext, name: &str, input: &[u8]) -> Res
         })
     });
     let frame = watch.enter(ctx, row, program.names.reused, CALLS_DEEP_MAX)?;
-    let ended = engine::evaluate(ctx.engine(), watch, &program);
+    let ended = engine::evaluate(ctx.engine(), watch, &program, &mut rhai::Scope::new());
     let ended = ended.map_err(|error| (explained(watch, &error), error));
     watch.leave(frame, ended.is_ok());
     match ended {
