@@ -138,7 +138,7 @@ fn update(session: &mut Session<'_>, args: Update) -> Result<(), Error> {
         change.insert("egress".to_owned(), all);
     }
     let app = session.client.patch(&path, &Value::from(change), &what)?;
-    session.told(format_args!("{what}: limits are {}", limits_set(&app["limits"])), &app)
+    session.told(format_args!("updated {what}"), &app)
 }
 
 /// What is to be changed of whom scripts may call.
