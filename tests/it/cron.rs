@@ -76,7 +76,8 @@ fn a_schedule_strikes_each_second_once_and_stops_when_it_is_paused() {
 
     let since = before + 1;
     daemon.done("POST", &daemon.trigger(&trigger, "/resume"), Value::Null);
-    assert_eq!(ticks(&daemon.told_once(&script, since)).len(), daemon.told(&script).len().max(since));
+    let told = daemon.told_once(&script, since);
+    assert_eq!(ticks(&told).len(), told.len(), "no tick twice: {told:#?}");
     // Ticks during the pause were not missed: nobody wanted them.
     assert!(!daemon.log().contains("were missed"), "{}", daemon.log());
 }
@@ -146,23 +147,17 @@ fn a_tick_during_a_run_runs_beside_it() {
     until("two at once", || (running(&daemon, &script) >= 2).then_some(()));
 }
 
-/// A line that strikes once a day, half a day from now.
-fn daily(off: i64) -> String {
-    let now = hour(off);
-    format!("0 {now} * * *")
-}
-
-/// The hour, in UTC, half a day from an instant that is `off` seconds from now.
-fn hour(off: i64) -> i64 {
+/// A line that strikes once a day, about half a day from now.
+fn daily() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    (i64::try_from(now).unwrap() + off + DAY / 2).rem_euclid(DAY) / HOUR
+    format!("0 {} * * *", (i64::try_from(now).unwrap() + DAY / 2).rem_euclid(DAY) / HOUR)
 }
 
 #[test]
 fn ticks_missed_while_the_device_was_off() {
     let (clock, setup) = Clock::new(0, Setup::default());
     let mut daemon = setup.start();
-    let line = daily(0);
+    let line = daily();
     let scripts = ["skip", "once", "all"].map(|catch_up| {
         let script = daemon.script(TELL);
         daemon.cron(&script, &line, json!({ "catch_up": catch_up }));
@@ -264,4 +259,25 @@ fn many_schedules_strike_at_once_and_none_is_lost() {
         (u64::try_from(ended).unwrap() >= 200).then_some(())
     });
     assert!(daemon.all("/dead-letters").is_empty());
+}
+
+#[test]
+fn no_tick_is_lost_or_struck_twice_by_a_crash() {
+    let mut daemon = Daemon::start();
+    let script = daemon.script(TELL);
+    let trigger = daemon.cron(&script, "* * * * * *", json!({ "catch_up": "all", "overlap": "queue" }));
+    for round in 1..4 {
+        daemon.told_once(&script, round);
+        daemon.kill_and_start_again();
+    }
+    daemon.told_once(&script, 6);
+    daemon.done("POST", &daemon.trigger(&trigger, "/pause"), Value::Null);
+    daemon.done("DELETE", &daemon.trigger(&trigger, ""), Value::Null);
+    until("the last run", || daemon.all("/outbox").is_empty().then_some(()));
+    let told = daemon.told(&script);
+    let ticks = ticks(&told);
+    assert_eq!(ticks.len(), told.len(), "no tick has two runs: {told:#?}");
+    let (first, last) = (ticks.first().unwrap(), ticks.last().unwrap());
+    let seconds = usize::try_from((last - first) / 1000).unwrap() + 1;
+    assert_eq!(ticks.len(), seconds, "each second has one: {ticks:?}");
 }
