@@ -145,9 +145,9 @@ mod tests {
         gives(caught, "\"json::stringify: takes 0 to 8 spaces, not 9\"");
         let fault = fails("\n json::parse(\"\")", FaultKind::Runtime, "(line 2, position 8)");
         assert_eq!((fault.line, fault.column), (Some(2), Some(8)));
-        let long = "let s = \"x\"; s.pad(200_000, 'x');";
-        fails(&format!("{long} json::stringify([s, s])"), FaultKind::Runtime, "JSON form longer than 262144");
-        let wide = "let a = []; a.pad(9_000, [[[[1]]]]); ";
+        let long = "let s = \"\\n\"; s.pad(200_000, '\\n');";
+        fails(&format!("{long} json::stringify(s)"), FaultKind::Runtime, "JSON form longer than 262144");
+        let wide = "let a = []; a.pad(1_500, [[[[1]]]]); ";
         fails(&format!("{wide} json::stringify(a, 8)"), FaultKind::Runtime, "longer than 262144 bytes");
         let deep = "let a = []; for i in 0..65 { a = [a]; }";
         fails(&format!("{deep} json::stringify(a)"), FaultKind::Runtime, "nested deeper than 64 levels");

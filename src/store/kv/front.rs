@@ -42,6 +42,9 @@ pub(crate) struct Front {
     state: Mutex<State>,
 }
 
+/// Entries of a list, and whether there are more after them.
+pub(super) type Page = (Vec<(KvKey, Entry)>, bool);
+
 /// What is known of one app.
 pub(crate) struct State {
     /// The number of the latest commit.
@@ -217,7 +220,7 @@ impl State {
         limit: usize,
         reads: &mut Reads,
         base: &Base,
-    ) -> Result<Result<(Vec<(KvKey, Entry)>, bool), Stale>, Error> {
+    ) -> Result<Result<Page, Stale>, Error> {
         if self.bring_up(app, self.latest, reads, base)?.is_err() {
             return Ok(Err(Stale));
         }
