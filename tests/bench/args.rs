@@ -9,7 +9,7 @@ use clap::{Parser, ValueEnum};
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Subject {
-    /// The bare hyper echo server; also measured beside each of the next four
+    /// The bare hyper echo server; also measured beside each of the next six
     Bare,
     /// A sync route with relaxed durability
     Relaxed,
@@ -19,10 +19,20 @@ pub(crate) enum Subject {
     Async,
     /// A script executed directly, by id
     Direct,
+    /// A sync relaxed route whose script reads one value and writes one
+    Values,
+    /// A sync strict route whose every run changes the same value
+    Counter,
     /// The strict and async routes on cards whose syncs take 5, 15 and 50 ms longer, with bodies of 200 bytes
     Slow,
     /// A healthy app beside one that loops or floods the outbox
     Fair,
+    /// A script through the executor, beyond the engine's own evaluation
+    Hello,
+    /// Reading values of an app that keeps a million
+    Million,
+    /// What ten thousand cron triggers cost that do not strike
+    Cron,
     /// Time from the spawn to the ready line with many routes and log rows
     Start,
     /// Time to find the route of a request among many
@@ -94,8 +104,8 @@ impl Args {
 
     /// Whether anything needs the load generator.
     pub(crate) fn wants_load(&self) -> bool {
-        use Subject::{Async, Bare, Direct, Relaxed, Strict};
-        [Bare, Relaxed, Strict, Async, Direct].into_iter().any(|subject| self.wants(subject))
+        use Subject::{Async, Bare, Counter, Direct, Relaxed, Strict, Values};
+        [Bare, Relaxed, Strict, Async, Direct, Values, Counter].into_iter().any(|subject| self.wants(subject))
     }
 
     /// Whether numbers do not matter.

@@ -26,6 +26,10 @@ pub(crate) const BODY: &str = r#"{"name":"pi"}"#;
 /// The host of the neighbour, which claims no other.
 pub(crate) const NEIGHBOUR: &str = "neighbour.test";
 const SCRIPT: &str = "#{ echo: request.body }";
+/// One value read, one written, of a thousand.
+const VALUES: &str = r#"let key = "visits/" + rand::int(0, 999); let n = kv::get(key) ?? 0; kv::set(key, n + 1); #{ visits: n + 1 }"#;
+/// Every run changes the same value.
+const COUNTER: &str = r#"#{ hits: kv::incr("hits") }"#;
 
 /// A running daemon.
 pub(crate) struct Daemon {
@@ -94,6 +98,38 @@ impl Daemon {
         Ok(id)
     }
 
+    /// Makes the routes whose scripts keep values.
+    pub(crate) fn furnish_values(&self) -> Outcome<()> {
+        for (path, source, durability) in [("/values", VALUES, "relaxed"), ("/counter", COUNTER, "strict")] {
+            self.serve("default", path, source, ("sync", durability))?;
+            self.post(path, &Value::Null)?;
+        }
+        Ok(())
+    }
+
+    /// The value that every run of `/counter` changes.
+    pub(crate) fn counter(&self) -> Outcome<u64> {
+        let entry: Value = serde_json::from_str(&self.get("/api/v1/apps/default/kv/hits")?)?;
+        Ok(entry["value"].as_u64().ok_or("the counter is no number")?)
+    }
+
+    /// Makes a script and a route to it.
+    pub(crate) fn serve(
+        &self,
+        app: &str,
+        path: &str,
+        source: &str,
+        (dispatch_mode, durability): (&str, &str),
+    ) -> Outcome<()> {
+        let script = json!({ "name": &path[1..], "source": source });
+        let script = self.post(&format!("/api/v1/apps/{app}/scripts"), &script)?;
+        let route = json!({
+            "method": "POST", "path": path, "script_id": script["id"],
+            "dispatch_mode": dispatch_mode, "durability": durability,
+        });
+        self.post(&format!("/api/v1/apps/{app}/routes"), &route).map(drop)
+    }
+
     /// Makes a second app, which behaves badly.
     pub(crate) fn furnish_neighbour(&self) -> Outcome<()> {
         self.post("/api/v1/apps", &json!({ "slug": "neighbour" }))?;
@@ -102,17 +138,13 @@ impl Daemon {
         for (path, source, dispatch_mode) in
             [("/loop", endless, "sync"), ("/loop-later", endless, "async"), ("/flood", SCRIPT, "async")]
         {
-            let script = json!({ "name": &path[1..], "source": source });
-            let script = self.post("/api/v1/apps/neighbour/scripts", &script)?;
-            let route = json!({
-                "method": "POST", "path": path, "script_id": script["id"], "dispatch_mode": dispatch_mode,
-            });
-            self.post("/api/v1/apps/neighbour/routes", &route)?;
+            self.serve("neighbour", path, source, (dispatch_mode, "auto"))?;
         }
         Ok(())
     }
 
-    fn post(&self, path: &str, body: &Value) -> Outcome<Value> {
+    /// Sends a POST of JSON and waits for the JSON of a good answer.
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Outcome<Value> {
         let request = self.agent.post(self.url(path)).header("authorization", format!("Bearer {KEY}"));
         let mut answer = request.send_json(body)?;
         if answer.status().is_success() {

@@ -15,13 +15,12 @@ use crate::args::Args;
 use crate::daemon::{BODY, Daemon};
 use crate::load::{self, Load, Plan};
 use crate::numbers::{float, per};
-use crate::rounds::REST;
+use crate::rounds::{REST, SUCCESSES};
 
 /// Connections that keep the daemon busy.
 const CONNECTIONS: usize = 32;
 /// Blocks of stat(2).
 const BLOCK_BYTES: u64 = 512;
-const EXECUTIONS: &str = "executions_total{status=\"success\"}";
 
 /// The daemon after so many executions.
 pub(crate) struct Tenth {
@@ -61,7 +60,7 @@ pub(crate) fn run(args: &Args, dir: &Path) -> Outcome<Vec<Tenth>> {
 fn tenth(args: &Args, daemon: &Daemon, file: &Path, target: u64) -> Outcome<Tenth> {
     let (before, began) = (daemon.metrics()?, Instant::now());
     let slice = Duration::from_millis(if args.is_quick() { 20 } else { 1_000 });
-    while daemon.metrics()?.value(EXECUTIONS)? < target {
+    while daemon.metrics()?.value(SUCCESSES)? < target {
         load(daemon, "/relaxed", 200, CONNECTIONS, slice)?;
         load(daemon, "/strict", 200, CONNECTIONS, slice / 10)?;
         load(daemon, "/async", 202, CONNECTIONS, slice / 10)?;
@@ -71,13 +70,13 @@ fn tenth(args: &Args, daemon: &Daemon, file: &Path, target: u64) -> Outcome<Tent
     let seconds = began.elapsed().as_secs_f64();
     thread::sleep(REST);
     let after = daemon.metrics()?;
-    let ran = after.since(&before, EXECUTIONS)?;
+    let ran = after.since(&before, SUCCESSES)?;
     let alone = load(daemon, "/strict", 200, 1, slice)?;
     let probed = daemon.metrics()?;
     let syncs = probed.since(&after, "card_fsyncs_total")?;
     let stat = fs::metadata(file)?;
     Ok(Tenth {
-        executions: after.value(EXECUTIONS)?,
+        executions: after.value(SUCCESSES)?,
         rate: float(ran) / seconds,
         file_bytes: float(stat.len()),
         used_bytes: float(stat.blocks() * BLOCK_BYTES),

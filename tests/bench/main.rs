@@ -6,17 +6,22 @@
 //! were reached; it asserts nothing about speed, so it fails only if something does not work.
 //!
 //! [`load`] is the generator, [`bare`] the yardstick, [`daemon`] the daemon under test and what its metrics say,
-//! [`rounds`] the order of measurements, [`slow`] the same on slower cards, [`fair`] beside a bad neighbour, [`endurance`] many of them in a row; [`startup`] and [`matching`] need no load; [`report`] prints.
+//! [`rounds`] the order of measurements, [`slow`] the same on slower cards, [`fair`] beside a bad
+//! neighbour, [`endurance`] many of them in a row; [`hello`], [`million`], [`cron`], [`startup`] and [`matching`] need no
+//! load; [`report`] prints.
 
 mod args;
 mod bare;
+mod cron;
 mod daemon;
 mod endurance;
 mod fair;
+mod hello;
 mod histogram;
 mod load;
 mod machine;
 mod matching;
+mod million;
 mod numbers;
 mod process;
 mod report;
@@ -66,6 +71,15 @@ fn measure(args: &Args, dir: &Path) -> Outcome<Report> {
     }
     if args.wants(Subject::Fair) {
         report.add_fair(&fair::run(args, dir)?);
+    }
+    if args.wants(Subject::Hello) {
+        report.add_hello(&hello::run(args, dir)?);
+    }
+    if args.wants(Subject::Million) {
+        report.add_million(&million::run(args, dir)?);
+    }
+    if args.wants(Subject::Cron) {
+        report.add_cron(&cron::run(args, dir)?);
     }
     if args.wants(Subject::Start) {
         report.add_starts(&startup::run(args, dir)?);

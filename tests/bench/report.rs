@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
 use crate::args::{Args, Subject};
+use crate::cron::Idle;
 use crate::endurance::Tenth;
 use crate::fair::Fair;
+use crate::hello::Hello;
 use crate::matching::Matching;
+use crate::million::Keeping;
 use crate::numbers::float;
 use crate::rounds::{Rounds, Runs};
 use crate::slow::Slow;
@@ -76,12 +79,13 @@ impl Report {
     }
 
     fn judge_rounds(&mut self, rounds: &Rounds) {
-        use Subject::{Async, Relaxed, Strict};
+        use Subject::{Async, Counter, Relaxed, Strict, Values};
         let find = |subject, connections| {
             rounds.results.iter().find(|runs| runs.subject == subject && runs.connections == connections)
         };
         let ratio = |runs: &Runs| runs.median(|run| run.ratio);
-        for (subject, connections, wanted) in [(Relaxed, 32, 0.6), (Relaxed, 128, 0.6), (Strict, 128, 0.4)] {
+        let goals = [(Relaxed, 32, 0.6), (Relaxed, 128, 0.6), (Strict, 128, 0.4), (Values, 32, 0.5)];
+        for (subject, connections, wanted) in goals {
             if let Some(runs) = find(subject, connections) {
                 self.at_least(
                     &format!("{} of bare hyper, {connections} connections", name(subject)),
@@ -89,6 +93,9 @@ impl Report {
                     ratio(runs),
                 );
             }
+        }
+        if let Some(runs) = find(Counter, 32) {
+            self.at_least("hot counter, 32 connections, req/s", 500.0, runs.median(|run| run.rate));
         }
         for strict in rounds.results.iter().filter(|runs| runs.subject == Strict) {
             if let Some(accept) = find(Async, strict.connections) {
@@ -209,6 +216,59 @@ impl Report {
         }
     }
 
+    /// What the workshop adds to a run.
+    pub(crate) fn add_hello(&mut self, hello: &Hello) {
+        let heads = ["a script of one line", "us/run", "beyond the engine us"];
+        let mut table = Table::new("Through the executor, in process", &heads);
+        let Hello { engine_us, alone_us, busy_us } = *hello;
+        for (what, us) in [
+            ("the engine alone", engine_us),
+            ("one run after the other", alone_us),
+            ("a busy bench", busy_us),
+        ] {
+            table.add(vec![what.into(), format!("{us:.1}"), format!("{:.1}", us - engine_us)]);
+        }
+        self.tables.push(table);
+        self.at_most("executor beyond the engine, one after the other, us", 15.0, alone_us - engine_us, 1);
+        self.at_most("executor beyond the engine, a busy bench, us", 15.0, busy_us - engine_us, 1);
+    }
+
+    /// What reading takes of those who keep much; the first is the measure of the others.
+    pub(crate) fn add_million(&mut self, all: &[Keeping]) {
+        let heads = ["values", "get us", "file MB", "resident MB"];
+        let mut table = Table::new("Reading values at random, by a script", &heads);
+        let megabytes = |bytes: u64| format!("{:.1}", float(bytes) / MEGABYTE);
+        for keeping in all {
+            let (file, resident) = (megabytes(keeping.file_bytes), megabytes(keeping.resident_bytes));
+            table.add(vec![keeping.values.to_string(), format!("{:.2}", keeping.get_us), file, resident]);
+        }
+        self.tables.push(table);
+        if let Some(last) = all.last() {
+            self.at_most(&format!("kv::get among {} values, us", last.values), 20.0, last.get_us, 2);
+            let resident = float(last.resident_bytes) / MEGABYTE;
+            self.at_most(&format!("resident memory with {} values, MB", last.values), 80.0, resident, 1);
+        }
+    }
+
+    /// What triggers cost that do not strike.
+    pub(crate) fn add_cron(&mut self, all: &[Idle]) {
+        let heads = ["cron triggers", "percent of a core", "resident MB", "ready ms"];
+        let mut table = Table::new("At rest, each trigger once a day", &heads);
+        for idle in all {
+            table.add(vec![
+                idle.triggers.to_string(),
+                format!("{:.2}", idle.busy * 100.0),
+                format!("{:.1}", float(idle.resident_bytes) / MEGABYTE),
+                format!("{:.1}", idle.ready_ms),
+            ]);
+        }
+        self.tables.push(table);
+        if let Some(last) = all.last() {
+            let what = format!("{} cron triggers at rest, percent of a core", last.triggers);
+            self.at_most(&what, 1.0, last.busy * 100.0, 2);
+        }
+    }
+
     /// How long starts took.
     pub(crate) fn add_starts(&mut self, starts: &[Start]) {
         let mut table = Table::new(
@@ -306,6 +366,11 @@ fn name(subject: Subject) -> &'static str {
         Subject::Strict => "sync strict",
         Subject::Async => "async accept",
         Subject::Direct => "direct execute",
+        Subject::Values => "values, relaxed",
+        Subject::Counter => "hot counter",
+        Subject::Hello => "hello",
+        Subject::Million => "million",
+        Subject::Cron => "cron",
         Subject::Slow => "slow card",
         Subject::Start => "start",
         Subject::Match => "match",

@@ -20,6 +20,9 @@ use crate::process::Process;
 /// Relaxed changes reach the card within one second.
 pub(crate) const REST: Duration = Duration::from_millis(1_200);
 
+/// Runs that ended well.
+pub(crate) const SUCCESSES: &str = "executions_total{status=\"success\"}";
+
 /// All runs, and what the daemon held before the first.
 pub(crate) struct Rounds {
     pub(crate) idle_bytes: u64,
@@ -83,6 +86,7 @@ pub(crate) fn run(args: &Args, dir: &Path) -> Outcome<Rounds> {
     std::thread::sleep(Duration::from_secs(1));
     let idle_bytes = daemon.metrics()?.value("resident_memory_bytes")?;
     let script = daemon.furnish()?;
+    daemon.furnish_values()?;
     let field = Field { args, bare: Bare::start()?, daemon, script };
     let mut results = Vec::new();
     for connections in &args.connections {
@@ -95,9 +99,9 @@ pub(crate) fn run(args: &Args, dir: &Path) -> Outcome<Rounds> {
 impl Field<'_> {
     /// All rounds with one number of connections.
     fn measure(&self, connections: usize) -> Outcome<Vec<Runs>> {
-        use Subject::{Async, Bare, Direct, Relaxed, Strict};
-        let subjects =
-            [Relaxed, Strict, Async, Direct].into_iter().filter(|subject| self.args.wants(*subject));
+        use Subject::{Async, Bare, Counter, Direct, Relaxed, Strict, Values};
+        let subjects = [Relaxed, Strict, Async, Direct, Values, Counter];
+        let subjects = subjects.into_iter().filter(|subject| self.args.wants(*subject));
         let runs_of = |subject| Runs { subject, connections, runs: Vec::new() };
         let mut results: Vec<Runs> = [Bare].into_iter().chain(subjects).map(runs_of).collect();
         for round in 1..=self.args.rounds() {
@@ -120,10 +124,28 @@ impl Field<'_> {
             Subject::Strict => self.run_daemon("/strict", 200, connections),
             Subject::Async => self.run_daemon("/async", 202, connections),
             Subject::Direct => self.run_daemon(&format!("/api/execute/{}", self.script), 200, connections),
-            Subject::Slow | Subject::Fair | Subject::Start | Subject::Match | Subject::Endurance => {
-                Err("this is not measured under load".into())
-            }
+            Subject::Values => self.run_daemon("/values", 200, connections),
+            Subject::Counter => self.run_counter(connections),
+            Subject::Slow
+            | Subject::Fair
+            | Subject::Hello
+            | Subject::Million
+            | Subject::Cron
+            | Subject::Start
+            | Subject::Match
+            | Subject::Endurance => Err("this is not measured under load".into()),
         }
+    }
+
+    /// The counter must have risen by one for each good answer.
+    fn run_counter(&self, connections: usize) -> Outcome<Run> {
+        let before = (self.daemon.counter()?, self.daemon.metrics()?.value(SUCCESSES)?);
+        let run = self.run_daemon("/counter", 200, connections)?;
+        let after = (self.daemon.counter()?, self.daemon.metrics()?.value(SUCCESSES)?);
+        if after.0 - before.0 == after.1 - before.1 {
+            return Ok(run);
+        }
+        Err(format!("{} runs counted up to {}", after.1 - before.1, after.0 - before.0).into())
     }
 
     fn run_bare(&self, connections: usize) -> Outcome<Run> {

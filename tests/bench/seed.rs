@@ -122,29 +122,67 @@ fn route(script: &Script, index: usize, now: UnixMs) -> Outcome<Route> {
     })
 }
 
+/// A new device that is filled without a daemon.
+pub(crate) struct Device {
+    pub(crate) store: Store,
+    broken: mpsc::Receiver<String>,
+}
+
+impl Device {
+    /// Opens a new store below the data directory `dir`.
+    pub(crate) fn open(dir: &Path) -> Outcome<Device> {
+        let (store, _, startable) = Store::open(&settings(dir))?;
+        let (tell_broken, broken) = mpsc::channel();
+        startable.start(Hooks {
+            catalog: Box::new(|_| {}),
+            enqueued: Box::new(|_| {}),
+            broken: Box::new(move |error| drop(tell_broken.send(error.to_string()))),
+        })?;
+        Ok(Device { store, broken })
+    }
+
+    /// Makes a change and waits until it is durable.
+    pub(crate) fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Changes<'_>) -> Result<T, store::ChangeError> + Send + 'static,
+    ) -> Outcome<T> {
+        let (tell, told) = mpsc::channel();
+        self.store.change(change, move |made| drop(tell.send(made)));
+        Ok(told.recv()??)
+    }
+
+    /// Places app 0 with one script and one route, and gives the script.
+    pub(crate) fn furnish(&self) -> Outcome<Arc<Script>> {
+        let furniture = Furniture::new(0, 1)?;
+        self.change(move |changes| furniture.place(changes))?;
+        self.script()
+    }
+
+    fn script(&self) -> Outcome<Arc<Script>> {
+        Ok(self.store.catalog().scripts.values().next().ok_or("the store has no script")?.clone())
+    }
+
+    /// Closes the store; an error if it broke on the way.
+    pub(crate) fn close(self) -> Outcome<()> {
+        self.store.close();
+        self.broken.try_recv().map_or(Ok(()), |why| Err(why.into()))
+    }
+}
+
 /// Fills a new store below the data directory `dir` and closes it.
 pub(crate) fn fill(dir: &Path, routes: usize, log_rows: usize) -> Outcome<()> {
-    let (store, _, startable) = Store::open(&settings(dir))?;
-    let (tell_broken, broken) = mpsc::channel();
-    startable.start(Hooks {
-        catalog: Box::new(|_| {}),
-        enqueued: Box::new(|_| {}),
-        broken: Box::new(move |error| drop(tell_broken.send(error.to_string()))),
-    })?;
+    let device = Device::open(dir)?;
     let apps = routes.div_ceil(APP_ROUTES);
     for number in 0..apps {
         let furniture = Furniture::new(number, APP_ROUTES.min(routes - number * APP_ROUTES))?;
-        let (tell, told) = mpsc::channel();
-        store.change(move |changes| furniture.place(changes), move |made| drop(tell.send(made)));
-        told.recv()??;
+        device.change(move |changes| furniture.place(changes))?;
     }
-    let script = store.catalog().scripts.values().next().ok_or("the store has no script")?.clone();
+    let script = device.script()?;
     for _ in 0..log_rows {
         let row = row(&script);
-        store.settle(&row, End::Done(store::encode_record(&record(&row))));
+        device.store.settle(&row, End::Done(store::encode_record(&record(&row))));
     }
-    store.close();
-    broken.try_recv().map_or(Ok(()), |why| Err(why.into()))
+    device.close()
 }
 
 /// As the daemon's defaults are.
@@ -173,7 +211,7 @@ fn settings(dir: &Path) -> store::Settings {
 }
 
 /// A row as the hall makes it of a request with a browser's usual headers.
-fn row(script: &Script) -> Row {
+pub(crate) fn row(script: &Script) -> Row {
     let (id, now) = (Uuid::now_v7(), UnixMs::now());
     let headers = [
         ("host", "pi.local"),
