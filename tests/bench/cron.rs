@@ -37,7 +37,10 @@ pub(crate) fn run(args: &Args, dir: &Path) -> Outcome<Vec<Idle>> {
 fn idle(args: &Args, dir: &Path, triggers: usize) -> Outcome<Idle> {
     eprintln!("cron: {triggers} triggers");
     seed(&dir.join("data"), triggers)?;
-    let daemon = Daemon::start(dir, &args.environment)?;
+    // A clock that nobody set would keep them all waiting.
+    let trusted = ("PICLOUD_CRON_CLOCK".to_owned(), "trusted".to_owned());
+    let environment: Vec<_> = args.environment.iter().cloned().chain([trusted]).collect();
+    let daemon = Daemon::start(dir, &environment)?;
     // What a start leaves to be done is not what the triggers cost.
     thread::sleep(if args.is_quick() { Duration::from_millis(100) } else { Duration::from_secs(5) });
     let (began, before) = (Instant::now(), daemon.process.cpu()?);
