@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     apps, backups, call, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes, scripts,
-    secrets, serve, triggers,
+    sdk, secrets, serve, triggers,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -107,6 +107,8 @@ pub(super) enum Command {
     Backup(backups::BackupArgs),
     /// Replace everything on the device by a backup, after checking all of it
     Restore(backups::RestoreArgs),
+    /// What scripts can call: all functions, a namespace or one function; needs no daemon
+    Sdk(sdk::Args),
     /// Whether the device is well, and how long its card lasts
     Status,
     /// Print a completion script for a shell

@@ -19,19 +19,24 @@ use super::render::{Column, clean, field, text};
 use super::session::Session;
 use super::{find, input};
 use crate::config::{Config, Overrides};
+use crate::model::Chapter;
 
 /// A daemon that restores lets requests end first and then opens the new store: so long at the most.
 const RESTORE_TIME_MAX: Duration = Duration::from_secs(600);
 /// From one look at a restore to the next.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// What is done with a backup without a running daemon; the process's `main` knows how.
+/// What is done without a running daemon; the process's `main` knows how.
 #[derive(Clone, Copy, Debug)]
 pub struct Offline {
-    /// Checks a file and tells what it is.
+    /// Checks a backup and tells what it is.
     pub check: fn(&Path) -> Result<Value, String>,
-    /// Makes the file the store of the next start.
+    /// Makes a backup the store of the next start.
     pub restore: fn(&Config, &Path) -> Result<Value, String>,
+    /// What scripts can call.
+    pub reference: fn() -> Vec<Chapter>,
+    /// The same as a Markdown page.
+    pub markdown: fn(&[Chapter]) -> String,
 }
 
 /// How to back up.

@@ -27,6 +27,7 @@ mod render;
 mod routes;
 mod run;
 mod scripts;
+mod sdk;
 mod secrets;
 mod serve;
 mod session;

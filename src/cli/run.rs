@@ -15,7 +15,7 @@ use super::key::Key;
 use super::session::Session;
 use super::{
     apps, backups, call, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes, scripts,
-    secrets, serve, status, triggers,
+    sdk, secrets, serve, status, triggers,
 };
 use crate::config::Config;
 
@@ -23,7 +23,7 @@ use crate::config::Config;
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
 /// Does what the process's arguments say. `daemon` runs the daemon to its end; only `picloud serve` calls it.
-/// `offline` is what `picloud restore` does without one.
+/// `offline` is what other verbs do without one.
 ///
 /// The exit code is 0, 1 if something is broken, 64 if the arguments are wrong, 78 if the configuration is.
 pub fn run(daemon: impl FnOnce(Config) -> ExitCode, offline: Offline) -> ExitCode {
@@ -118,6 +118,10 @@ fn dispatch(
             out.write_all(&script)?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Sdk(args) => {
+            sdk::run(&args, cli.json, offline, out)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         _ => {}
     }
     let url = cli.url.or_else(|| world.variable("PICLOUD_URL")).unwrap_or_else(|| DEFAULT_URL.to_owned());
@@ -130,7 +134,7 @@ fn dispatch(
 /// The verbs that are clients.
 fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
     match command {
-        Command::Serve(_) | Command::Completions { .. } => Ok(()),
+        Command::Serve(_) | Command::Completions { .. } | Command::Sdk(_) => Ok(()),
         Command::App { verb } => apps::run(session, verb),
         Command::Domain { verb } => domains::run(session, verb),
         Command::Script { verb } => scripts::run(session, verb),

@@ -47,5 +47,5 @@ pub use program::{CompileError, Program, compile};
 pub use redaction::Redaction;
 pub use response::Response;
 pub use run::{Cancel, Control, Fault, FaultKind, Input, Outcome, World};
-pub use sdk::{Chapter, Example, ExampleOutcome, Page, reference};
+pub use sdk::{markdown, reference};
 pub(crate) use turns::{Turns, is_fair};

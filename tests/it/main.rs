@@ -39,6 +39,7 @@ mod restart;
 mod restore_cuts;
 mod restores;
 mod schemas;
+mod sdk;
 mod secrets;
 mod starting;
 mod status;

@@ -15,12 +15,17 @@ use super::backups::Offline;
 use super::run::{World, run_in};
 
 mod deploy;
+mod sdk;
 mod verbs;
 
 const ID: &str = "0192e4a0-7e5b-7000-8000-000000000000";
 
-const OFFLINE: Offline =
-    Offline { check: |_| Ok(json!({ "tables": { "apps": 2 } })), restore: |_, _| Ok(json!({})) };
+const OFFLINE: Offline = Offline {
+    check: |_| Ok(json!({ "tables": { "apps": 2 } })),
+    restore: |_, _| Ok(json!({})),
+    reference: sdk::reference,
+    markdown: |chapters| format!("{} chapters\n", chapters.len()),
+};
 
 /// What a run printed and returned.
 struct Ran {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -29,6 +29,8 @@ pub(super) struct Call {
     pub(super) method: Method,
     /// What the body is said to be, in lower case and without parameters.
     pub(super) content_type: String,
+    /// The forms of an answer that the caller wants, in lower case.
+    pub(super) accept: String,
     /// The caller's key; nil for the device's.
     pub(super) key_id: Uuid,
     query: BTreeMap<String, String>,
@@ -51,9 +53,10 @@ pub(super) struct List<T> {
 
 impl Call {
     pub(super) fn new(parts: &Parts, body: Incoming, key_id: Uuid, page_limit_max: usize) -> Call {
-        let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+        let header = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let essence = header(CONTENT_TYPE).and_then(|value| value.split(';').next()).unwrap_or_default();
         let content_type = essence.trim().to_ascii_lowercase();
+        let accept = header(ACCEPT).unwrap_or_default().to_ascii_lowercase();
         let query = parts.uri.query().unwrap_or_default();
         let decode =
             |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
@@ -62,7 +65,7 @@ impl Call {
             .filter(|pair| !pair.is_empty())
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let query = pairs.map(|(name, value)| (decode(name), decode(value))).collect();
-        Call { method: parts.method.clone(), content_type, key_id, query, body, page_limit_max }
+        Call { method: parts.method.clone(), content_type, accept, key_id, query, body, page_limit_max }
     }
 
     /// A parameter that is there and not empty.

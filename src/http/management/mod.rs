@@ -15,6 +15,7 @@ mod metrics;
 mod restores;
 mod routes;
 mod scripts;
+mod sdk;
 mod secrets;
 mod status;
 mod system;
@@ -122,6 +123,7 @@ impl Office {
             ["logs"] => self.logs(call).await,
             ["logs", "tail"] => self.tail(&call),
             ["backups", rest @ ..] => self.backups(call, rest).await,
+            ["sdk"] => sdk::reference(&call).await,
             ["export"] => self.export(&call),
             ["restore"] => self.restore(call).await,
             _ => Err(unknown()),

@@ -1,7 +1,6 @@
-//! Functions on all else: sleeping, JSON, arrays, blobs and maps.
+//! Functions on all else: JSON, arrays, blobs and maps.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rhai::{Array, Blob, Dynamic, FuncRegistration, ImmutableString, Map, Module, NativeCallContext};
 
@@ -13,22 +12,8 @@ use super::{Raised, array_too_long, check_items, check_string, string_too_long};
 
 /// Adds the overrides.
 pub(super) fn register(module: &mut Module, watch: &Arc<Watch>) {
-    sleeping(module, watch);
     json(module, watch);
     growing(module, watch);
-}
-
-fn sleeping(module: &mut Module, watch: &Arc<Watch>) {
-    let whole = watch.clone();
-    module.set_native_fn("sleep", move |ctx: NativeCallContext, seconds: i64| {
-        whole.sleep(&ctx, Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
-    });
-    let parts = watch.clone();
-    module.set_native_fn("sleep", move |ctx: NativeCallContext, seconds: f64| {
-        // Negative, or no number: no sleep. Too large: until the deadline.
-        let longest = if seconds > 0.0 { Duration::MAX } else { Duration::ZERO };
-        parts.sleep(&ctx, Duration::try_from_secs_f64(seconds).unwrap_or(longest))
-    });
 }
 
 fn json(module: &mut Module, watch: &Arc<Watch>) {

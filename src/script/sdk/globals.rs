@@ -1,4 +1,4 @@
-//! Functions without a namespace: how a run ends, and what it answers.
+//! Functions without a namespace: what a run answers, how it ends, and how it waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,11 @@ const URL_BYTES_MAX: usize = 8192;
 
 /// The functions.
 pub(super) fn kit(watch: &Arc<Watch>) -> Kit {
-    let mut kit = Kit::new("", "How a run ends, and what it answers; called by their bare names.", watch);
+    let mut kit =
+        Kit::new("", "What a run answers, how it ends, and how it waits; called by their bare names.", watch);
     answers(&mut kit);
     ends(&mut kit);
+    waits(&mut kit);
     kit
 }
 
@@ -68,6 +70,30 @@ fn ends(kit: &mut Kit) {
             Ok(())
         }
     );
+}
+
+fn waits(kit: &mut Kit) {
+    let watch = kit.watch();
+    offer!(
+        kit,
+        /// Waits so many seconds, also parts of one. The time counts against the run; other runs go on meanwhile.
+        ///
+        /// Limits: the time limit of the run, at which it ends.
+        ///
+        /// ```rhai
+        /// sleep(0.01) // => null
+        /// ```
+        "sleep(seconds)",
+        move |ctx: NativeCallContext, seconds: i64| -> Result<(), Raised> {
+            watch.sleep(&ctx, Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+        }
+    );
+    let watch = kit.watch();
+    kit.also("sleep", move |ctx: NativeCallContext, seconds: f64| -> Result<(), Raised> {
+        // Negative, or no number: no sleep. Too large: until the deadline.
+        let longest = if seconds > 0.0 { Duration::MAX } else { Duration::ZERO };
+        watch.sleep(&ctx, Duration::try_from_secs_f64(seconds).unwrap_or(longest))
+    });
 }
 
 fn answers(kit: &mut Kit) {

@@ -8,7 +8,8 @@ use rhai::{
 
 use super::super::watch::Watch;
 use super::Raised;
-use super::page::{Chapter, Page};
+use super::page;
+use crate::model::Chapter;
 
 /// Registers a function with the doc comment before its signature as its page:
 ///
@@ -27,7 +28,7 @@ use super::page::{Chapter, Page};
 /// );
 /// ```
 ///
-/// What examples say is described at [`Example`](super::Example).
+/// What examples say is described at [`Example`](crate::model::Example).
 macro_rules! offer {
     ($kit:expr, $(#[doc = $line:literal])+ $signature:literal, $function:expr $(,)?) => {
         $kit.add($signature, concat!($($line, "\n"),+), $function)
@@ -69,7 +70,7 @@ impl Kit {
         R: Variant + Clone,
     {
         self.pages.push((signature, doc));
-        self.also(Page::name_in(self.namespace, signature), function);
+        self.also(page::name_in(self.namespace, signature), function);
     }
 
     /// Registers a further form of the function `name`, which has a page: other types, or fewer arguments.
@@ -98,7 +99,7 @@ impl Kit {
 
     /// What is to be read about the namespace.
     pub(super) fn chapter(&self) -> Chapter {
-        let pages = self.pages.iter().map(|(signature, doc)| Page::parse(self.namespace, signature, doc));
+        let pages = self.pages.iter().map(|(signature, doc)| page::parse(self.namespace, signature, doc));
         Chapter { name: self.namespace, about: self.about, pages: pages.collect() }
     }
 

@@ -124,7 +124,7 @@ fn writing(kit: &mut Kit) {
         /// ```rhai
         /// kv::set("a", 1, #{ tll: 60 }) // throws: there is no option "tll"
         /// ```
-        "kv::set(key, value, options)",
+        "kv::set(key, value[, options])",
         move |ctx: NativeCallContext, key: &str, value: Dynamic, options: Map| set(ctx, key, value, &options)
     );
     kit.also("set", move |ctx: NativeCallContext, key: &str, value: Dynamic| {
@@ -166,7 +166,7 @@ fn counting(kit: &mut Kit) {
         /// ```rhai
         /// kv::set("name", "Ada"); kv::incr("name", 1) // throws: "name" is no whole number
         /// ```
-        "kv::incr(key, by)",
+        "kv::incr(key[, by])",
         incr
     );
     kit.also("incr", move |ctx: NativeCallContext, key: &str| one(ctx, key, 1));
@@ -221,7 +221,7 @@ fn listing(kit: &mut Kit) {
         /// let first = kv::list("user/", #{ limit: 2 });
         /// kv::list("user/", #{ cursor: first.cursor }).items.map(|i| i.key) // => ["user/3"]
         /// ```
-        "kv::list(prefix, options)",
+        "kv::list(prefix[, options])",
         move |ctx: NativeCallContext, prefix: &str, options: Map| list(ctx, prefix, &options)
     );
     kit.also("list", move |ctx: NativeCallContext, prefix: &str| plain(ctx, prefix, &Map::new()));

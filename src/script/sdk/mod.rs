@@ -18,6 +18,7 @@ mod jwt;
 mod kit;
 mod kv;
 mod log;
+mod markdown;
 mod options;
 mod page;
 mod password;
@@ -35,10 +36,11 @@ use std::sync::Arc;
 use rhai::{Engine, EvalAltResult};
 
 use super::watch::Watch;
+use crate::model::Chapter;
 use given::wrong;
 use kit::{Kit, offer};
 
-pub use page::{Chapter, Example, Outcome as ExampleOutcome, Page};
+pub use markdown::markdown;
 
 /// An error of a native function, as the interpreter wants it.
 type Raised = Box<EvalAltResult>;

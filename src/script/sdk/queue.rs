@@ -55,7 +55,7 @@ pub(super) fn kit(watch: &Arc<Watch>) -> Kit {
         /// ```rhai
         /// queue::send("mial", 1) // throws: no trigger takes messages of "mial"
         /// ```
-        "queue::send(name, payload, options)",
+        "queue::send(name, payload[, options])",
         move |ctx: NativeCallContext, name: &str, payload: Dynamic, options: Map| -> Result<String, Raised> {
             send(ctx, name, payload, &options)
         }

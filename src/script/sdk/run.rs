@@ -64,7 +64,7 @@ pub(super) fn kit(watch: &Arc<Watch>) -> Kit {
         /// ```rhai
         /// run::start("double", 4, #{ delay: 2.5 }).len // => 36
         /// ```
-        "run::start(script, input, options)",
+        "run::start(script, input[, options])",
         move |ctx: NativeCallContext, name: &str, input: Dynamic, options: Map| -> Result<String, Raised> {
             start(ctx, name, input, &options)
         }

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::super::testing;
 use super::super::watch::Watch;
-use super::{Example, ExampleOutcome, kits, reference};
+use super::{kits, reference};
+use crate::model::{Example, ExampleOutcome};
 
 #[test]
 fn every_function_has_a_page_and_every_page_a_function() {
