@@ -59,7 +59,7 @@ fn without_body(kit: &mut Kit) {
         /// ```rhai
         /// try { http::get("http://169.254.169.254/"); } catch (why) { throw "refused: " + why; } // throws: is a link-local address
         /// ```
-        "http::get(url)",
+        "http::get(url[, options])",
         move |ctx: NativeCallContext, url: ImmutableString| get(&ctx, &url, None, &Map::new())
     );
     kit.also("get", move |ctx: NativeCallContext, url: ImmutableString, options: Map| {
@@ -76,7 +76,7 @@ fn without_body(kit: &mut Kit) {
         /// ```rhai
         /// http::delete("https://api.example.org/users/7").json.method // => "DELETE"
         /// ```
-        "http::delete(url)",
+        "http::delete(url[, options])",
         move |ctx: NativeCallContext, url: ImmutableString| delete(&ctx, &url, None, &Map::new())
     );
     kit.also("delete", move |ctx: NativeCallContext, url: ImmutableString, options: Map| {
@@ -118,7 +118,7 @@ fn with_body(kit: &mut Kit) {
         /// let res = http::post("https://api.example.org/users", #{ name: "Ada" }, #{ timeout: 2.5 });
         /// [res.status, res.json.type, res.json.body] // => [200, "application/json", "{\"name\":\"Ada\"}"]
         /// ```
-        "http::post(url, body)"
+        "http::post(url, body[, options])"
     );
     offer_with_body!(
         kit,
@@ -131,7 +131,7 @@ fn with_body(kit: &mut Kit) {
         /// ```rhai
         /// http::put("https://api.example.org/notes/7", "buy milk").json.type // => "text/plain;charset=UTF-8"
         /// ```
-        "http::put(url, body)"
+        "http::put(url, body[, options])"
     );
     offer_with_body!(
         kit,
@@ -144,7 +144,7 @@ fn with_body(kit: &mut Kit) {
         /// ```rhai
         /// http::patch("https://api.example.org/users/7", #{ age: 36 }).json.body // => "{\"age\":36}"
         /// ```
-        "http::patch(url, body)"
+        "http::patch(url, body[, options])"
     );
 }
 
@@ -167,7 +167,7 @@ fn any(kit: &mut Kit) {
         /// ```rhai
         /// http::request("GET", "https://api.example.org/", #{ headers: #{ host: "b.org" } }) // throws: header "host" cannot be set
         /// ```
-        "http::request(method, url)",
+        "http::request(method, url[, options])",
         move |ctx: NativeCallContext, method: ImmutableString, url: ImmutableString| {
             send(&ctx, &method, &url, &Map::new())
         }
