@@ -34,6 +34,7 @@ mod logs;
 mod management;
 mod ordering;
 mod pages;
+mod programs;
 mod requests;
 mod restart;
 mod restore_cuts;
