@@ -10,6 +10,7 @@ use super::super::convert::{self, ConvertError};
 use super::super::egress::{Answer, Errand, Error, REDIRECTS_MAX};
 use super::super::watch::{Stop, Watch};
 use super::super::{alloc, encode};
+use super::given::shown;
 use super::options::Options;
 use super::{Kit, Raised, offer, wrong};
 use crate::model::{BODY_BYTES_MAX, Chain};
@@ -338,7 +339,7 @@ fn errand(
         errand.redirects(wish)?;
     }
     for (name, value) in &map(options, "headers")? {
-        errand.header(name, &text(&format!("header {name:?}"), value)?)?;
+        errand.header(name, &text(&format!("header {}", shown(name)), value)?)?;
     }
     if let Some(value) = body.filter(|value| !value.is_unit()) {
         let (bytes, content_type) = sent(value)?;
@@ -352,7 +353,7 @@ fn with_query(url: &str, options: &Map) -> Result<String, Error> {
     let query = map(options, "query")?;
     let mut url = url.split('#').next().unwrap_or_default().to_owned();
     for (name, value) in &query {
-        let value = text(&format!("query {name:?}"), value)?;
+        let value = text(&format!("query {}", shown(name)), value)?;
         url.push(if url.contains('?') { '&' } else { '?' });
         url.extend(utf8_percent_encode(name, COMPONENT));
         url.push('=');
