@@ -11,6 +11,7 @@ mod peers;
 
 mod asynchronous;
 mod backups;
+mod bad_scripts;
 mod cli;
 mod clock;
 mod compaction;
