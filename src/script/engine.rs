@@ -18,7 +18,7 @@ use super::alloc::{self, Meter};
 use super::context::{self, CTX, REQUEST};
 use super::egress::Messenger;
 use super::places::Places;
-use super::watch::{Remains, Watch};
+use super::watch::{Leave, Remains, Watch};
 use super::{
     Control, Fault, FaultKind, Input, Limits, Outcome, Program, Response, faults, guards, program, sdk,
 };
@@ -49,9 +49,9 @@ impl Bench {
         Bench::with(Watch::new(None))
     }
 
-    /// One of several, whose heavy runs share the processor.
-    pub(super) fn among(places: Arc<Places>) -> Bench {
-        Bench::with(Watch::new(Some(places)))
+    /// One of several, whose heavy runs share the processor, and which is left to others by runs that wait.
+    pub(super) fn among(places: Arc<Places>, leave: Leave) -> Bench {
+        Bench::with(Watch::new(Some((places, leave))))
     }
 
     fn with(watch: Watch) -> Bench {

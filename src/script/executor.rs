@@ -8,7 +8,9 @@
 //! Most runs take microseconds, and waking a thread costs as much. So no more benches are woken than there are
 //! cores: one that works takes the next run anyway when it is done. For runs that take longer, or sleep, one more
 //! bench keeps watch while there is work, and steps in when a run has waited for a moment. Heavy runs share the cores
-//! but one between them ([`Places`]) and are not counted as work: another bench gets up at once.
+//! but one between them ([`Places`]) and are not counted as work: another bench gets up at once. A run that calls another
+//! server steps aside until that answers: some more threads than benches are kept for that. So a slow server holds up
+//! nobody else, and a script that calls its own device finds a bench there.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,6 +25,7 @@ use super::library::{Library, Resolved};
 use super::places::Places;
 use super::run::{Cancel, Control, Fault, FaultKind, Input, Outcome, World};
 use super::waiting::{Bound, Last, Queue};
+use super::watch::Leave;
 use super::{Bench, Ceilings, Limits, stack_bytes};
 use crate::model::{LogLine, Row};
 use crate::store::{Sealer, Store};
@@ -87,8 +90,10 @@ pub struct Job {
 /// Sizes of the workshop.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Threads that run scripts.
+    /// Scripts that run at once.
     pub benches: usize,
+    /// Scripts beyond these that wait for other servers.
+    pub aside_max: usize,
     /// Sync runs that may wait for one.
     pub queue_max: usize,
     /// Runs at once of an app that says nothing; `None`: most of the benches.
@@ -138,6 +143,7 @@ struct Shared {
     /// The bench that keeps watch.
     watch: Condvar,
     cores: usize,
+    benches: usize,
     /// How many benches an app may have that says nothing.
     usual: Bound,
     places: Arc<Places>,
@@ -152,6 +158,7 @@ struct Shared {
 
 struct Running {
     execution: Uuid,
+    of: Last,
     control: Control,
     ends_by: Instant,
 }
@@ -167,13 +174,18 @@ impl Executor {
         let benches = settings.benches.max(2);
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = Arc::new_cyclic(|shared: &Weak<Shared>| Shared {
-            queue: Mutex::new(Queue::new(benches)),
+            queue: Mutex::new(Queue::new(benches, settings.aside_max)),
             wake: Condvar::new(),
             watch: Condvar::new(),
             cores,
+            benches,
             usual: settings.app_concurrency.map_or(Bound::usual(benches), Bound::of),
-            places: Arc::new(Places::new(cores - 1, benches, heavy_hook(shared.clone()))),
-            desks: (0..benches).map(|_| Mutex::new(None)).collect(),
+            places: Arc::new(Places::new(
+                cores - 1,
+                benches + settings.aside_max,
+                heavy_hook(shared.clone()),
+            )),
+            desks: (0..benches + settings.aside_max).map(|_| Mutex::new(None)).collect(),
             threads: Mutex::default(),
             world: Arc::new(World {
                 library: Library::new(store.clone(), settings.cache_bytes, settings.limits.clone()),
@@ -188,8 +200,8 @@ impl Executor {
             on_leak,
         });
         let stack = stack_bytes(shared.settings.ceilings.memory_bytes);
-        let mut threads = Vec::with_capacity(benches);
-        for number in 0..benches {
+        let mut threads = Vec::with_capacity(shared.desks.len());
+        for number in 0..shared.desks.len() {
             let shared = shared.clone();
             let builder = thread::Builder::new().name(format!("bench-{number}")).stack_size(stack);
             threads.push(builder.spawn(move || Worker { shared, number }.run())?);
@@ -248,9 +260,14 @@ impl Executor {
         &self.shared.tally
     }
 
-    /// Threads that run scripts.
+    /// Scripts that may run at once.
     pub fn benches(&self) -> usize {
-        self.shared.desks.len()
+        self.shared.benches
+    }
+
+    /// Runs that wait for other servers, their benches left to others.
+    pub fn aside(&self) -> usize {
+        lock(&self.shared.queue).aside()
     }
 
     /// Runs on benches that have used the processor for long, and share it.
@@ -296,7 +313,7 @@ impl Executor {
 
     fn is_busy(&self) -> bool {
         let queue = lock(&self.shared.queue);
-        queue.taken() + queue.len() > 0
+        queue.taken() + queue.aside() + queue.len() > 0
     }
 
     /// The limits of a run, and what overrides of them may reach.
@@ -326,7 +343,7 @@ impl Shared {
     /// Benches that run a script or are about to look for one, but for heavy runs: those share what cores they have.
     fn working(&self, queue: &Queue) -> usize {
         let awake = self.desks.len() - queue.asleep - usize::from(queue.watched);
-        awake.saturating_sub(self.places.heavy())
+        awake.saturating_sub(self.places.heavy() + queue.aside())
     }
 
     /// How many benches this app may have.
@@ -346,6 +363,26 @@ impl Shared {
     }
 }
 
+/// How the run on this desk leaves its bench.
+fn leave(shared: &Arc<Shared>, number: usize) -> Leave {
+    let (aside, back) = (shared.clone(), shared.clone());
+    let of = move |shared: &Shared| lock(&shared.desks[number]).as_ref().map(|running| running.of);
+    Leave {
+        step_aside: Box::new(move || {
+            let left = of(&aside).is_some_and(|run| lock(&aside.queue).step_aside(run));
+            if left {
+                aside.stand_in();
+            }
+            left
+        }),
+        step_back: Box::new(move || {
+            if let Some(run) = of(&back) {
+                lock(&back.queue).step_back(run);
+            }
+        }),
+    }
+}
+
 fn heavy_hook(shared: Weak<Shared>) -> Box<dyn Fn() + Send + Sync> {
     Box::new(move || {
         if let Some(shared) = shared.upgrade() {
@@ -361,12 +398,19 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        let mut bench = Bench::among(self.shared.places.clone()).equipped(self.shared.messenger.clone());
+        // Most threads of a quiet device never run anything.
+        let mut bench = None;
         let mut last = None;
         while let Some((lane, job)) = self.take(last) {
-            last = Some((lane, job.row.app_id));
-            self.work(&mut bench, job);
+            let of = (lane, job.row.app_id);
+            last = Some(of);
+            self.work(bench.get_or_insert_with(|| self.bench()), of, job);
         }
+    }
+
+    fn bench(&self) -> Bench {
+        let shared = &self.shared;
+        Bench::among(shared.places.clone(), leave(shared, self.number)).equipped(shared.messenger.clone())
     }
 
     /// The next run. `last` is the one that this bench just ended.
@@ -430,7 +474,7 @@ impl Worker {
         }
     }
 
-    fn work(&self, bench: &mut Bench, mut job: Job) {
+    fn work(&self, bench: &mut Bench, of: Last, mut job: Job) {
         let row = job.row.clone();
         let queue_wait = job.queued_at.elapsed();
         let timeout = Duration::from_millis(u64::from(row.timeout_ms));
@@ -445,8 +489,8 @@ impl Worker {
         };
         let control = Control::default();
         let deadline = Instant::now() + timeout;
-        let running =
-            Running { execution: row.execution_id, control: control.clone(), ends_by: deadline + WAIT_SLACK };
+        let (execution, ends_by) = (row.execution_id, deadline + WAIT_SLACK);
+        let running = Running { execution, of, control: control.clone(), ends_by };
         *lock(&self.shared.desks[self.number]) = Some(running);
         for run in 0..RUNS_MAX {
             let world = Some(self.shared.world.clone());

@@ -18,6 +18,7 @@ pub(super) struct Queue {
     background_running: usize,
     sync_turns: u32,
     at_work: AtWork,
+    aside_max: usize,
     pub(super) asleep: usize,
     pub(super) watched: bool,
     pub(super) closing: bool,
@@ -27,7 +28,17 @@ pub(super) struct Queue {
 struct AtWork {
     benches: usize,
     taken: usize,
-    apps: Vec<(Uuid, usize, Bound)>,
+    /// Runs that wait for something else: they are not among the taken.
+    aside: usize,
+    apps: Vec<OfApp>,
+}
+
+struct OfApp {
+    app: Uuid,
+    runs: usize,
+    /// Runs that wait for something else; they are among `runs` only if its bound is strict.
+    aside: usize,
+    bound: Bound,
 }
 
 /// How many benches an app may have.
@@ -36,6 +47,8 @@ pub(super) struct Bound {
     runs: usize,
     /// Whether the last bench that is left may be one of them.
     last: bool,
+    /// Whether a run that waits for something else still counts.
+    strict: bool,
 }
 
 /// Why a run may not even wait.
@@ -52,51 +65,80 @@ pub(super) type Last = (Lane, Uuid);
 impl Bound {
     /// So many, whatever that leaves to others.
     pub(super) fn of(runs: usize) -> Bound {
-        Bound { runs: runs.max(1), last: true }
+        Bound { runs: runs.max(1), last: true, strict: true }
     }
 
     /// For an app that says nothing: a quarter of the benches is left to others, and the last to one that has none.
     pub(super) fn usual(benches: usize) -> Bound {
         let runs = benches - benches / 4;
-        Bound { runs, last: benches < BENCHES_SHARED }
+        Bound { runs, last: benches < BENCHES_SHARED, strict: false }
     }
 }
 
 impl AtWork {
     /// Whether this app may have one more bench, of so many that are left to its lane.
     fn may(&self, app: &Uuid, left: usize) -> bool {
-        let own = self.apps.iter().find(|(other, _, _)| other == app);
-        left > 0 && own.is_none_or(|(_, runs, bound)| *runs < bound.runs && (bound.last || left > 1))
+        let own = self.apps.iter().find(|own| own.app == *app);
+        left > 0 && own.is_none_or(|own| own.runs < own.bound.runs && (own.bound.last || left > 1))
     }
 
     fn begin(&mut self, app: Uuid, bound: Bound) {
         self.taken += 1;
-        match self.apps.iter_mut().find(|(other, _, _)| *other == app) {
-            Some(own) => (own.1, own.2) = (own.1 + 1, bound),
-            None => self.apps.push((app, 1, bound)),
+        match self.apps.iter_mut().find(|own| own.app == app) {
+            Some(own) => (own.runs, own.bound) = (own.runs + 1, bound),
+            None => self.apps.push(OfApp { app, runs: 1, aside: 0, bound }),
         }
     }
 
     fn end(&mut self, app: Uuid) {
         self.taken -= 1;
-        if let Some(at) = self.apps.iter().position(|(other, _, _)| *other == app) {
-            self.apps[at].1 -= 1;
-            if self.apps[at].1 == 0 {
+        if let Some(at) = self.apps.iter().position(|own| own.app == app) {
+            self.apps[at].runs -= 1;
+            if self.apps[at].runs + self.apps[at].aside == 0 {
                 self.apps.swap_remove(at);
+            }
+        }
+    }
+
+    /// Whether a run of this app may step aside. No app takes more than three quarters of that room.
+    fn may_step_aside(&self, app: Uuid, most: usize) -> bool {
+        let of_app = self.apps.iter().find(|own| own.app == app).map_or(0, |own| own.aside);
+        self.aside < most && of_app < most - most / 4
+    }
+
+    fn step(&mut self, app: Uuid, step: Step) {
+        let Some(own) = self.apps.iter_mut().find(|own| own.app == app) else { return };
+        let counts = usize::from(!own.bound.strict);
+        match step {
+            Step::Aside => {
+                (self.taken, self.aside, own.aside) = (self.taken - 1, self.aside + 1, own.aside + 1);
+                own.runs -= counts;
+            }
+            Step::Back => {
+                (self.taken, self.aside, own.aside) = (self.taken + 1, self.aside - 1, own.aside - 1);
+                own.runs += counts;
             }
         }
     }
 }
 
+/// What a run does that waits for something else.
+#[derive(Clone, Copy)]
+enum Step {
+    Aside,
+    Back,
+}
+
 impl Queue {
-    /// An empty one for so many benches.
-    pub(super) fn new(benches: usize) -> Queue {
+    /// An empty one for so many benches, whose runs may leave them to others while they wait, so many at once.
+    pub(super) fn new(benches: usize, aside_max: usize) -> Queue {
         Queue {
             sync: Turns::default(),
             background: Turns::default(),
             background_running: 0,
             sync_turns: 0,
-            at_work: AtWork { benches, taken: 0, apps: Vec::with_capacity(benches) },
+            at_work: AtWork { benches, taken: 0, aside: 0, apps: Vec::with_capacity(benches + aside_max) },
+            aside_max,
             asleep: 0,
             watched: false,
             closing: false,
@@ -159,6 +201,23 @@ impl Queue {
         }
     }
 
+    /// A run waits for something else, and its place is free for another meanwhile. False if there are too many such:
+    /// then it keeps its place.
+    pub(super) fn step_aside(&mut self, (lane, app): Last) -> bool {
+        if self.closing || !self.at_work.may_step_aside(app, self.aside_max) {
+            return false;
+        }
+        self.at_work.step(app, Step::Aside);
+        self.background_running -= usize::from(lane == Lane::Async);
+        true
+    }
+
+    /// A run that stepped aside goes on, also where all places were taken meanwhile.
+    pub(super) fn step_back(&mut self, (lane, app): Last) {
+        self.at_work.step(app, Step::Back);
+        self.background_running += usize::from(lane == Lane::Async);
+    }
+
     /// Whether a bench that asks gets a run.
     pub(super) fn may_take(&self) -> bool {
         let (sync, background) = self.first();
@@ -178,8 +237,10 @@ impl Queue {
     fn left(&self, lane: Lane) -> usize {
         let AtWork { benches, taken, .. } = self.at_work;
         match lane {
-            Lane::Sync => benches - taken,
-            Lane::Async => (benches - taken).min((benches - 1).saturating_sub(self.background_running)),
+            Lane::Sync => benches.saturating_sub(taken),
+            Lane::Async => {
+                benches.saturating_sub(taken).min((benches - 1).saturating_sub(self.background_running))
+            }
         }
     }
 
@@ -201,9 +262,14 @@ impl Queue {
         self.sync.len() + self.background.len()
     }
 
-    /// Runs that were taken and have not ended.
+    /// Runs that were taken and have not ended, but for those that stepped aside.
     pub(super) fn taken(&self) -> usize {
         self.at_work.taken
+    }
+
+    /// Runs that stepped aside.
+    pub(super) fn aside(&self) -> usize {
+        self.at_work.aside
     }
 }
 
@@ -225,7 +291,7 @@ mod tests {
     /// Apps that get a bench of those that wait, by their letters; capitals wait async.
     #[track_caller]
     fn check(benches: usize, bound: Option<usize>, come: &str, go: &str) {
-        let mut queue = Queue::new(benches);
+        let mut queue = Queue::new(benches, 4);
         for letter in come.bytes() {
             let lane = if letter.is_ascii_uppercase() { Lane::Async } else { Lane::Sync };
             assert!(queue.push(lane, job(letter), 100).is_ok());
@@ -267,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_bench_that_is_given_back_is_taken_again() {
-        let mut queue = Queue::new(4);
+        let mut queue = Queue::new(4, 4);
         for _ in 0..4 {
             assert!(queue.push(Lane::Sync, job(b'a'), 100).is_ok());
         }
@@ -284,9 +350,60 @@ mod tests {
         assert!(queue.taken() == 0 && queue.at_work.apps.is_empty());
     }
 
+    /// Who gets the benches, and who gets those of `a` when all of its runs step aside; all of them come back.
+    #[track_caller]
+    fn check_aside(bound: Bound, come: &str, first: &str, then: &str) {
+        let mut queue = Queue::new(4, 4);
+        for letter in come.bytes() {
+            assert!(queue.push(Lane::Sync, job(letter), 100).is_ok());
+        }
+        let take = |queue: &mut Queue| -> String {
+            let next =
+                |queue: &mut Queue| Some(char::from(queue.next(|_| bound)?.1.row.app_id.as_bytes()[15]));
+            std::iter::from_fn(|| next(queue)).collect()
+        };
+        assert_eq!(take(&mut queue), first, "{bound:?}, {come}");
+        let a = (Lane::Sync, Uuid::from_u128(b'a'.into()));
+        let runs = first.matches('a').count();
+        assert_eq!((0..runs).filter(|_| queue.step_aside(a)).count(), runs);
+        let beside = take(&mut queue);
+        assert_eq!(beside, then, "{bound:?}, {come}");
+        assert_eq!((queue.aside(), queue.taken()), (runs, first.len() - runs + then.len()));
+        (0..runs).for_each(|_| queue.step_back(a));
+        assert_eq!((queue.aside(), queue.taken()), (0, first.len() + then.len()));
+        for letter in first.bytes().chain(beside.bytes()) {
+            queue.give_back(Some((Lane::Sync, Uuid::from_u128(letter.into()))));
+        }
+        assert!(queue.taken() == 0 && queue.at_work.apps.is_empty());
+    }
+
+    #[test]
+    fn who_steps_aside_leaves_a_bench() {
+        check_aside(Bound::usual(4), "aaaaaaa", "aaa", "aaa");
+        check_aside(Bound::usual(4), "aaaabbb", "aba", "ba");
+        // Whom its operator bounds is bounded, whatever its runs wait for.
+        check_aside(Bound::of(3), "aaaaaaa", "aaa", "");
+        check_aside(Bound::of(2), "aaaabbb", "abab", "");
+        check_aside(Bound::of(2), "aaab", "aba", "");
+    }
+
+    #[test]
+    fn no_app_takes_all_the_room_aside() {
+        let mut queue = Queue::new(4, 4);
+        for letter in *b"aaaab" {
+            assert!(queue.push(Lane::Sync, job(letter), 100).is_ok());
+        }
+        while queue.next(|_| Bound { runs: 4, last: true, strict: false }).is_some() {}
+        let app = |letter: u8| (Lane::Sync, Uuid::from_u128(letter.into()));
+        let mut steps = |letter: u8| queue.step_aside(app(letter));
+        assert_eq!([b'a', b'a', b'b', b'a'].map(&mut steps), [true, true, true, true]);
+        queue.step_back(app(b'b'));
+        assert!(!queue.step_aside(app(b'a')), "one more run of a is at work");
+    }
+
     #[test]
     fn one_app_does_not_fill_the_waiting_room() {
-        let mut queue = Queue::new(4);
+        let mut queue = Queue::new(4, 4);
         let mut in_a_row =
             |app: u8| (0..8).take_while(|_| queue.push(Lane::Sync, job(app), 8).is_ok()).count();
         assert_eq!([b'a', b'b', b'c'].map(&mut in_a_row), [7, 1, 0]);

@@ -44,6 +44,23 @@ pub(super) struct Watch {
     next_look: AtomicU64,
     run: Mutex<Run>,
     share: Mutex<Share>,
+    leave: Option<Leave>,
+}
+
+/// How a run leaves its bench to others while it waits for something else, and comes back.
+pub(super) struct Leave {
+    /// False if it has to keep it.
+    pub(super) step_aside: Box<dyn Fn() -> bool + Send + Sync>,
+    pub(super) step_back: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Comes back also where the wait ended in a panic.
+struct Aside<'a>(&'a Leave);
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        (self.0.step_back)();
+    }
 }
 
 /// What only slower paths need.
@@ -98,7 +115,7 @@ impl fmt::Debug for Watch {
 
 impl Watch {
     /// A watch that watches nothing yet.
-    pub(super) fn new(places: Option<Arc<Places>>) -> Watch {
+    pub(super) fn new(among: Option<(Arc<Places>, Leave)>) -> Watch {
         let now = Instant::now();
         let run = Run {
             row: None,
@@ -119,7 +136,8 @@ impl Watch {
             messenger: None,
         };
         let (operations, next_look) = (AtomicU64::new(0), AtomicU64::new(0));
-        Watch { operations, next_look, run: Mutex::new(run), share: Mutex::new(Share::new(places)) }
+        let (places, leave) = among.unzip();
+        Watch { operations, next_look, run: Mutex::new(run), share: Mutex::new(Share::new(places)), leave }
     }
 
     /// Lets all runs that follow call others.
@@ -319,7 +337,7 @@ impl Watch {
     /// Sleeps, but neither past the deadline nor through a cancel.
     pub(super) fn sleep(&self, ctx: &NativeCallContext, wish: Duration) -> Result<(), Box<EvalAltResult>> {
         let until = Instant::now().checked_add(wish);
-        self.rest();
+        self.share().rest();
         loop {
             if self.ends(self.operations.load(Ordering::Relaxed)) {
                 return Err(ended(ctx));
@@ -332,9 +350,12 @@ impl Watch {
         }
     }
 
-    /// Lets others have the processor: for native functions that are about to wait for something else.
-    pub(super) fn rest(&self) {
+    /// Waits for something else than the processor; others have it meanwhile, and the bench too if there is room.
+    pub(super) fn aside<T>(&self, wait: impl FnOnce() -> T) -> T {
         self.share().rest();
+        let leave = self.leave.as_ref().filter(|leave| (leave.step_aside)());
+        let _back = leave.map(Aside);
+        wait()
     }
 
     /// Writes to the run's log.

@@ -97,6 +97,9 @@ pub(super) fn schedule(config: &Config) -> Option<backups::Schedule> {
     })
 }
 
+/// Threads that are kept for runs beside those that wait for other servers, at most.
+const ASIDE_MAX: usize = 64;
+
 pub(super) fn executor(config: &Config) -> script::Settings {
     let cores = available_parallelism().map_or(1, std::num::NonZero::get);
     let benches = match config.scripts.threads {
@@ -105,6 +108,7 @@ pub(super) fn executor(config: &Config) -> script::Settings {
     };
     script::Settings {
         benches,
+        aside_max: config.egress.calls_max.min(ASIDE_MAX),
         queue_max: config.scripts.queue_max,
         app_concurrency: Some(config.apps.concurrency).filter(|runs| *runs > 0),
         timeout_async: Duration::from_secs(config.scripts.timeout_seconds_async.into()),

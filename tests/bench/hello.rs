@@ -96,6 +96,7 @@ fn workshop(device: &Device) -> Outcome<Executor> {
     let benches = (2 * std::thread::available_parallelism()?.get()).max(4);
     let settings = Settings {
         benches,
+        aside_max: 0,
         queue_max: 1_024,
         app_concurrency: Some(benches),
         cache_bytes: 8 * 1024 * 1024,

@@ -479,8 +479,8 @@ fn certificates_are_checked() {
 
 #[test]
 fn a_device_that_calls_itself_knows_its_chain() {
-    // Each of the four runs has a bench until the next one has ended.
-    let daemon = Setup::default().set("scripts.threads", 6).set("apps.concurrency", 4).start();
+    // Each run waits for the next one, more of them than there are benches.
+    let daemon = Setup::default().set("scripts.threads", 2).start();
     allow(&daemon, json!({ "networks": ["127.0.0.0/8"] }));
     let url = format!("http://localhost:{}/chain", daemon.address.port());
     daemon.serve(
@@ -498,6 +498,13 @@ fn a_device_that_calls_itself_knows_its_chain() {
     let forged = format!("3.{root}.{}", "0".repeat(64));
     let answer = daemon.request("GET", "/chain").header("x-picloud-chain", &forged).send();
     assert_eq!(answer.json()[0], json!([0, answer.execution_id(), false]));
+    // One that calls itself for ever ends at the cap: eight below the first.
+    let url = format!("http://localhost:{}/loop", daemon.address.port());
+    daemon.serve("/loop", &format!("#{{ inner: http::get({url:?}).json }}"));
+    let answer = daemon.get("/loop");
+    let mut inner = &answer.json();
+    let depth = std::iter::from_fn(|| inner.get("inner").map(|next| inner = next)).count();
+    assert_eq!((depth, &inner["reason"]), (9, &json!("depth_exceeded")), "{answer}");
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! One app beside another: what the one may take, and that the other still gets its own.
 
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+
 use serde_json::{Value, json};
 
 use crate::harness::{Daemon, Setup, id, picloud, until};
@@ -51,6 +54,34 @@ fn metric(daemon: &Daemon, name: &str) -> u64 {
 #[track_caller]
 fn limit(daemon: &Daemon, app: &str, limits: Value) {
     daemon.done("PATCH", &format!("/apps/{app}"), json!({ "limits": limits }));
+}
+
+#[test]
+fn who_waits_for_a_slow_server_holds_up_nobody() {
+    let daemon = two_apps(Setup::default().set("scripts.threads", 2).set("egress.calls_max", 8));
+    daemon.done("PATCH", "/apps/other", json!({ "egress": { "networks": ["127.0.0.1"] } }));
+    let slow = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", slow.local_addr().unwrap());
+    serve_other(&daemon, "/slow", &format!("http::get({url:?}).status"), "async");
+    daemon.serve("/quick", "1");
+    serve_other(&daemon, "/quick", "2", "sync");
+    let ids: Vec<String> = (0..6).map(|_| post_other(&daemon, "/slow").execution_id()).collect();
+    until("six calls", || (metric(&daemon, "executor_aside") == 6).then_some(()));
+    // Three times as many as may run, and both apps are served at once.
+    assert_eq!((daemon.get("/quick").text(), post_other(&daemon, "/quick").text()), ("1".into(), "2".into()));
+    // More would take what is left for others: they keep their benches.
+    let seventh = post_other(&daemon, "/slow").execution_id();
+    until("the seventh call", || (daemon.execution(&seventh)["status"] == "running").then_some(()));
+    assert_eq!((metric(&daemon, "executor_aside"), daemon.get("/quick").status), (6, 200));
+    let mut calls: Vec<TcpStream> = (0..7).map(|_| slow.accept().unwrap().0).collect();
+    for call in &mut calls {
+        call.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    }
+    for id in ids.iter().chain([&seventh]) {
+        assert_eq!(daemon.ended(id)["response_body"], "204");
+    }
+    let left = || metric(&daemon, "executor_aside") + metric(&daemon, "executor_running");
+    until("the benches to be free", || (left() == 0).then_some(()));
 }
 
 #[test]

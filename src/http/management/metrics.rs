@@ -106,9 +106,10 @@ impl Office {
             &[("", &inbox.abandoned())],
         );
         let (waiting, running) = executor.load();
-        text.gauge("executor_threads", "Threads that run scripts.", executor.benches());
+        text.gauge("executor_threads", "Scripts that may run at once.", executor.benches());
         text.gauge("executor_running", "Scripts running now.", running);
         text.gauge("executor_heavy", "Scripts among them that share the processor.", executor.heavy());
+        text.gauge("executor_aside", "Scripts that wait for other servers, beside those.", executor.aside());
         text.gauge("executor_queue", "Runs that wait for a thread.", waiting);
         text.counter(
             "executor_overloaded_total",

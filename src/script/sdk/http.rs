@@ -222,12 +222,11 @@ impl Call<'_> {
             return Err(wrong(self.name, "there is no network here"));
         };
         let wishes = self.wishes(options, messenger.answer_bytes_max())?;
-        self.watch.rest();
         // What another thread holds and frees is not booked to this one; its limits bound it.
         let sent = alloc::outside(|| {
             let body = body.or_else(|| options.get("body"));
             let errand = errand(row.chain(), method, url, body, options, &wishes)?;
-            messenger.send(row.app_id, errand, || self.watch.is_over())
+            self.watch.aside(|| messenger.send(row.app_id, errand, || self.watch.is_over()))
         });
         let made = match &sent {
             Ok(answer) => self.value(answer, wishes.json),
