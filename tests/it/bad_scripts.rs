@@ -179,8 +179,7 @@ fn an_app_that_is_full_takes_no_more_from_scripts() {
 
 #[test]
 fn a_script_that_posts_to_its_own_route_ends() {
-    // Each run of the chain has a thread until the next one has ended.
-    let daemon = house(Setup::default().set("scripts.threads", 12).set("apps.concurrency", 11));
+    let daemon = house(Setup::default());
     daemon.done("PATCH", "/apps/default", json!({ "egress": { "networks": ["127.0.0.0/8"] } }));
     let url = format!("{}/circle", daemon.url());
     let source = format!(
