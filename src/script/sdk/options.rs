@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rhai::{Dynamic, Map};
 
+use super::given::shown;
 use super::{Raised, wrong};
 
 /// The options of one call.
@@ -17,9 +18,10 @@ impl<'a> Options<'a> {
     /// Reads options that may only have these names.
     pub(super) fn of(function: &'static str, map: &'a Map, known: &[&str]) -> Result<Options<'a>, Raised> {
         match map.keys().find(|name| !known.contains(&name.as_str())) {
-            Some(name) => {
-                Err(wrong(function, format!("there is no option \"{name}\"; there is {}", known.join(", "))))
-            }
+            Some(name) => Err(wrong(
+                function,
+                format!("there is no option {}; there is {}", shown(name), known.join(", ")),
+            )),
             None => Ok(Options { function, map }),
         }
     }
