@@ -15,7 +15,7 @@ use super::setup::Op;
 use super::world::{Item, Logged, Shelf, World, stamp_ms};
 use crate::model::{
     Access, App, AppLimits, Attempt, Body, BodyMode, DeadLetter, Delivery, DispatchMode, Domain, Durability,
-    Egress, Ended, ExecutionRecord, InboxId, Key, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
+    Egress, Ended, ExecutionRecord, InboxId, Key, Request, Route, Row, Sandbox, Script, UnixMs, testing,
 };
 use crate::store::apply::Ask;
 use crate::store::codec;
@@ -298,41 +298,19 @@ impl Plans {
     pub(super) fn row(&mut self, reply_to: Option<InboxId>) -> Arc<Row> {
         let id = name(self.id());
         let body = Body::Raw(Bytes::from(self.text()));
+        let plain = testing::row();
         Arc::new(Row {
             execution_id: id,
             request_id: "r".into(),
-            kind: Kind::Http,
             app_id: name(1),
-            route_id: None,
             script_id: name(2),
-            script_name: "s".into(),
             timeout_ms: 5_000,
             reply_to,
-            request: Request {
-                method: "POST".into(),
-                path: "/x".into(),
-                headers: vec![("a".into(), "b".into())],
-                body,
-                query: String::new(),
-                params: vec![],
-                rest: String::new(),
-            },
-            principal: None,
-            trigger_depth: 0,
+            request: Request { headers: vec![("a".into(), "b".into())], body, ..plain.request },
             root_execution_id: id,
-            attempts: 0,
-            crashes: 0,
             due_at: self.now,
             accepted_at: self.now,
-            pinned_version: None,
-            history: vec![],
-            redriven_from: None,
-            age_ms: 0,
-            wait_ms: 0,
-            trigger_id: None,
-            event: None,
-            attempts_max: None,
-            unique: None,
+            ..plain
         })
     }
 
