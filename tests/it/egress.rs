@@ -400,7 +400,7 @@ fn a_server_that_hangs_holds_nobody() {
     let (daemon, peer) = (open_daemon(), hanging());
     for path in ["/head", "/body"] {
         let url = peer.url(path);
-        fails(&daemon, &format!("http::get({url:?}, #{{ timeout: 0.1 }})"), "no answer within 1");
+        fails(&daemon, &format!("http::get({url:?}, #{{ timeout: 0.1 }})"), "no answer within ");
         let script = daemon.script_with(
             &format!("try {{ http::get({url:?}) }} catch {{ 1 }}"),
             json!({ "timeout_seconds": 1 }),

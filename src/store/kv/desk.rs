@@ -96,6 +96,13 @@ impl Desk {
         self.bytes >= HEAVY_BYTES
     }
 
+    /// Loses all that waits.
+    #[cfg(test)]
+    pub(crate) fn forget(&mut self) {
+        self.staged.clear();
+        self.latest.clear();
+    }
+
     /// Takes what was accepted. Of two changes of one key, that nothing waits for, the later stands for both.
     pub(crate) fn stage(&mut self, accepted: Accepted) {
         let Accepted { commit, effects, reactions, queued } = accepted;
