@@ -26,7 +26,10 @@ const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(
 
 /// The namespace.
 pub(super) fn kit(watch: &Arc<Watch>) -> Kit {
-    let about = "Requests to other servers, within what `picloud app update` lets this app's scripts call.";
+    let about = "Requests to other servers, within what `picloud app update` lets this app's scripts call. A call is \
+                 made when it is made: a run that fails afterwards, or that is made again because another one \
+                 changed a value that it had read, does not take it back and may make it again. Call from work \
+                 that was queued, or read values that others change only after the call.";
     let mut kit = Kit::new("http", about, watch);
     without_body(&mut kit);
     with_body(&mut kit);

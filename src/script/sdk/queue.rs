@@ -82,7 +82,7 @@ impl Wishes {
         Ok(Wishes {
             delay: options.seconds("delay", DELAY_MAX)?.unwrap_or_default(),
             attempts_max: attempts_max.and_then(|most| u16::try_from(most).ok()),
-            key: options.text("key", KEY_BYTES_MAX)?,
+            key: options.short_text("key", KEY_BYTES_MAX)?,
         })
     }
 }
