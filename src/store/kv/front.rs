@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::Database;
 use uuid::Uuid;
 
+use super::file::beginning;
 use super::{Base, Change, Entry, Usage};
 use crate::model::{KvKey, KvPrefix};
 use crate::store::Error;
@@ -275,11 +276,8 @@ impl State {
         prefix: &'s KvPrefix,
         after: Option<&KvKey>,
     ) -> impl Iterator<Item = (&'s KvKey, &'s Slot)> {
-        let from = match after {
-            Some(after) => Bound::Excluded(after.as_str()),
-            None => Bound::Included(prefix.as_str()),
-        };
-        self.slots.range::<str, _>((from, Bound::Unbounded)).take_while(|(key, _)| prefix.takes(key))
+        let range = (beginning(prefix, after), Bound::Unbounded);
+        self.slots.range::<str, _>(range).take_while(|(key, _)| prefix.takes(key))
     }
 
     /// Moves the instant of all reads so far to the present, if what was read is later than it and they still stand.

@@ -98,6 +98,36 @@ fn a_cursor_begins_what_was_read() {
 }
 
 #[test]
+fn a_cursor_from_elsewhere_cuts_only_what_comes_before_it() {
+    let held: Vec<_> = HELD.iter().map(|key| (*key, Some("1"))).collect();
+    for in_file in [true, false] {
+        let mut bench = Bench::new();
+        meanwhile(&bench.store, &held);
+        if in_file {
+            bench.flush();
+        }
+        let all = ["user/1", "user/3", "user/5", "user/7"];
+        for (cursor, wanted) in [
+            ("a", &all[..]),
+            ("!", &all[..]),
+            ("user", &all[..]),
+            ("user/", &all[..]),
+            ("user/1", &all[1..]),
+            ("user/7", &[]),
+            ("usual", &[]),
+            ("zz", &[]),
+        ] {
+            let mut view = bench.store.view(APP, START);
+            put(&mut view, "b", "2");
+            put(&mut view, "user/1", "2");
+            let (keys, next) = listed(&mut view, "user/", Some(cursor), 100);
+            assert_eq!(keys, wanted, "{cursor}");
+            assert_eq!(next, None, "{cursor}");
+        }
+    }
+}
+
+#[test]
 fn pages_give_each_key_once_wherever_it_is() {
     let mut bench = bench();
     meanwhile(&bench.store, &[("user/2", Some("2")), ("user/3", None), ("user/5", Some("2"))]);
