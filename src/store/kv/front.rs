@@ -135,6 +135,18 @@ impl Fronts {
         self.latest.fetch_add(1, Relaxed) + 1
     }
 
+    /// The writer removes those of these values that wait for nothing; the others leave `keys`. Gives the commit's
+    /// number.
+    pub(super) fn clear_away(&self, app: Uuid, keys: &mut Vec<KvKey>) -> u64 {
+        let front = self.app(app);
+        let mut state = front.lock();
+        keys.retain(|key| state.slots.get(key).is_none_or(|slot| slot.pending.is_none()));
+        let commit = self.next_commit();
+        let gone = |key: &KvKey| Change { key: key.clone(), value: None, expires_at: None };
+        state.accept(commit, &keys.iter().map(gone).collect::<Vec<_>>());
+        commit
+    }
+
     /// The file as of its last commit.
     pub(super) fn base(&self, db: impl FnOnce() -> Option<Arc<Database>>) -> Result<Arc<Base>, Error> {
         let mut base = lock(&self.base);
@@ -351,14 +363,19 @@ impl State {
         self.usage = usage;
         self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
         if self.slots.len() > SLOTS_MAX {
-            let mut floor = self.floor;
-            self.slots.retain(|_, slot| {
-                let stays = slot.pending.is_some();
-                floor = if stays { floor } else { floor.max(slot.commit) };
-                stays
-            });
-            self.floor = floor;
+            self.forget();
         }
+    }
+
+    /// Forgets who changed what is in the file.
+    pub(super) fn forget(&mut self) {
+        let mut floor = self.floor;
+        self.slots.retain(|_, slot| {
+            let stays = slot.pending.is_some();
+            floor = if stays { floor } else { floor.max(slot.commit) };
+            stays
+        });
+        self.floor = floor;
     }
 }
 

@@ -1,8 +1,11 @@
 //! The KV against what it promises: runs are serialisable, and none ever sees a mix of two instants.
 
 mod bench;
+mod expiry;
 mod spans;
 mod writes;
+
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -82,4 +85,12 @@ fn meanwhile(store: &Store, changes: &[(&str, Option<&str>)]) -> u64 {
 
 fn is_conflict<T>(accepted: &Result<T, Refused>) -> bool {
     matches!(accepted, Err(Refused::Conflict))
+}
+
+fn after(millis: u64) -> UnixMs {
+    START.plus(Duration::from_millis(millis))
+}
+
+fn is_stale<T>(viewed: Result<T, ViewError>) -> bool {
+    matches!(viewed, Err(ViewError::Stale))
 }
