@@ -2,6 +2,7 @@
 
 mod bench;
 mod expiry;
+mod serial;
 mod spans;
 mod writes;
 
