@@ -378,7 +378,7 @@ impl Applier {
             rows = made;
         }
         if flush && self.desk.wants_sweep(now) {
-            self.desk.sweep(txn, catalog, now)?;
+            self.desk.sweep(txn, catalog, &self.shared.fronts, now)?;
         }
         Ok(rows)
     }

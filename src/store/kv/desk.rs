@@ -66,7 +66,6 @@ struct Waiting {
 #[derive(Default)]
 struct Written {
     keys: Vec<(KvKey, u64)>,
-    swept: Vec<KvKey>,
     bytes: u64,
 }
 
@@ -189,18 +188,20 @@ impl Desk {
             || self.swept_at.is_none_or(|at| !(0..SWEEP_EVERY_MS).contains(&now.0.saturating_sub(at.0)))
     }
 
-    /// Clears away some values that have expired by `now`, or whose app is gone.
+    /// Clears away some values that have expired by `now`, or whose app is gone. A run that began before they did may
+    /// have seen them: to it, this is a commit like others.
     pub(crate) fn sweep(
         &mut self,
         txn: &WriteTransaction,
         catalog: &Catalog,
+        fronts: &Fronts,
         now: UnixMs,
     ) -> Result<(), Error> {
         self.swept_at = Some(now);
-        let expired = self.sweep_expired(txn, now)?;
+        let expired = self.sweep_expired(txn, fronts, now)?;
         let gone = self.usage.keys().copied().find(|app| !catalog.apps.contains_key(app));
         let left = match gone {
-            Some(app) => self.sweep_app(txn, app)?,
+            Some(app) => self.sweep_app(txn, fronts, app)?,
             None => false,
         };
         self.more_to_sweep = expired || left;
@@ -208,42 +209,36 @@ impl Desk {
     }
 
     /// True if there may be more.
-    fn sweep_expired(&mut self, txn: &WriteTransaction, now: UnixMs) -> Result<bool, Error> {
-        let mut tables = Tables { kv: txn.open_table(KV)?, expiry: txn.open_table(KV_EXPIRY)? };
+    fn sweep_expired(&mut self, txn: &WriteTransaction, fronts: &Fronts, now: UnixMs) -> Result<bool, Error> {
         let upto = expiry_key(now, &[]);
-        let mut due: Vec<Vec<u8>> = Vec::new();
-        for entry in tables.expiry.range::<&[u8]>(..upto.as_slice())?.take(SWEEP_MAX) {
-            due.push(entry?.0.value().to_vec());
-        }
-        for raw in &due {
-            let key = raw.get(8..).unwrap_or_default();
+        let (mut due, mut count) = (BTreeMap::<Uuid, Vec<KvKey>>::new(), 0);
+        for entry in txn.open_table(KV_EXPIRY)?.range::<&[u8]>(..upto.as_slice())?.take(SWEEP_MAX) {
+            count += 1;
+            let raw = entry?.0;
+            let key = raw.value().get(8..).unwrap_or_default();
             let Some((app, text)) = key.split_first_chunk::<16>() else { continue };
-            let (app, key) = (Uuid::from_bytes(*app), key_of(text)?);
-            let Some(usage) = self.usage.get_mut(&app) else { continue };
-            tables.forget(app, &key, usage)?;
-            self.written.entry(app).or_default().swept.push(key);
+            due.entry(Uuid::from_bytes(*app)).or_default().push(key_of(text)?);
         }
-        if !due.is_empty() {
+        for (app, keys) in due {
+            self.forget(txn, fronts, app, keys)?;
+        }
+        if count > 0 {
             self.write_usage(txn)?;
         }
-        Ok(due.len() == SWEEP_MAX)
+        Ok(count == SWEEP_MAX)
     }
 
-    fn sweep_app(&mut self, txn: &WriteTransaction, app: Uuid) -> Result<bool, Error> {
-        let mut tables = Tables { kv: txn.open_table(KV)?, expiry: txn.open_table(KV_EXPIRY)? };
+    fn sweep_app(&mut self, txn: &WriteTransaction, fronts: &Fronts, app: Uuid) -> Result<bool, Error> {
         let mut keys = Vec::new();
-        for entry in tables.kv.range::<&[u8]>(app.as_bytes().as_slice()..)?.take(SWEEP_MAX) {
+        for entry in txn.open_table(KV)?.range::<&[u8]>(app.as_bytes().as_slice()..)?.take(SWEEP_MAX) {
             match entry?.0.value().strip_prefix(app.as_bytes()) {
                 Some(key) => keys.push(key_of(key)?),
                 None => break,
             }
         }
-        let usage = self.usage.entry(app).or_default();
-        for key in keys.iter() {
-            tables.forget(app, key, usage)?;
-        }
-        let left = keys.len() == SWEEP_MAX;
-        self.written.entry(app).or_default().swept.extend(keys);
+        let found = keys.len();
+        let forgotten = self.forget(txn, fronts, app, keys)?;
+        let left = found == SWEEP_MAX || forgotten < found;
         if !left {
             self.usage.remove(&app);
             txn.open_table(KV_USAGE)?.remove(app.as_u128())?;
@@ -251,12 +246,32 @@ impl Desk {
         Ok(left)
     }
 
+    /// Removes values of an app, but for those that somebody has just changed: their turn comes later. Gives how many.
+    fn forget(
+        &mut self,
+        txn: &WriteTransaction,
+        fronts: &Fronts,
+        app: Uuid,
+        mut keys: Vec<KvKey>,
+    ) -> Result<usize, Error> {
+        let commit = fronts.clear_away(app, &mut keys);
+        let mut tables = Tables { kv: txn.open_table(KV)?, expiry: txn.open_table(KV_EXPIRY)? };
+        let usage = self.usage.entry(app).or_default();
+        for key in &keys {
+            tables.forget(app, key, usage)?;
+        }
+        let forgotten = keys.len();
+        let written = self.written.entry(app).or_default();
+        written.keys.extend(keys.into_iter().map(|key| (key, commit)));
+        Ok(forgotten)
+    }
+
     /// After the commit: runs read these from the file from now on.
     pub(crate) fn publish(&mut self, fronts: &Fronts, revisions: &Revisions) {
         fronts.renew();
         fronts.applied(std::mem::take(&mut self.applied));
         for (app, written) in std::mem::take(&mut self.written) {
-            revisions.touch(app, written.keys.iter().map(|(key, _)| key).chain(&written.swept));
+            revisions.touch(app, written.keys.iter().map(|(key, _)| key));
             let usage = self.usage.get(&app).copied().unwrap_or_default();
             let keys = written.keys.iter().map(|(key, commit)| (key, *commit));
             fronts.app(app).lock().written(keys, written.bytes, usage);

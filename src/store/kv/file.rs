@@ -43,10 +43,7 @@ impl Base {
         prefix: &'b KvPrefix,
         after: Option<&KvKey>,
     ) -> Result<impl Iterator<Item = Result<(KvKey, Entry), Error>> + 'b, Error> {
-        let from = match after {
-            Some(after) => Bound::Excluded(raw_key(app, after.as_str())),
-            None => Bound::Included(raw_key(app, prefix.as_str())),
-        };
+        let from = beginning(prefix, after).map(|text| raw_key(app, text));
         let from = from.as_ref().map(Vec::as_slice);
         let all = self.kv.range::<&[u8]>((from, Bound::Unbounded))?;
         let entries = all.map(move |entry| {
@@ -59,6 +56,14 @@ impl Base {
             Ok(Some((key, codec::decode(bytes.value())?)))
         });
         Ok(entries.map_while(Result::transpose))
+    }
+}
+
+/// Where a list begins: after a key, if that is not before all that begins with `prefix` anyway.
+pub(super) fn beginning<'k>(prefix: &'k KvPrefix, after: Option<&'k KvKey>) -> Bound<&'k str> {
+    match after.map(KvKey::as_str).filter(|after| *after >= prefix.as_str()) {
+        Some(after) => Bound::Excluded(after),
+        None => Bound::Included(prefix.as_str()),
     }
 }
 

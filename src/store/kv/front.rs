@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::Database;
 use uuid::Uuid;
 
+use super::file::beginning;
 use super::{Base, Change, Entry, Usage};
 use crate::model::{KvKey, KvPrefix};
 use crate::store::Error;
@@ -132,6 +133,18 @@ impl Fronts {
     /// The next commit number.
     pub(super) fn next_commit(&self) -> u64 {
         self.latest.fetch_add(1, Relaxed) + 1
+    }
+
+    /// The writer removes those of these values that wait for nothing; the others leave `keys`. Gives the commit's
+    /// number.
+    pub(super) fn clear_away(&self, app: Uuid, keys: &mut Vec<KvKey>) -> u64 {
+        let front = self.app(app);
+        let mut state = front.lock();
+        keys.retain(|key| state.slots.get(key).is_none_or(|slot| slot.pending.is_none()));
+        let commit = self.next_commit();
+        let gone = |key: &KvKey| Change { key: key.clone(), value: None, expires_at: None };
+        state.accept(commit, &keys.iter().map(gone).collect::<Vec<_>>());
+        commit
     }
 
     /// The file as of its last commit.
@@ -275,11 +288,8 @@ impl State {
         prefix: &'s KvPrefix,
         after: Option<&KvKey>,
     ) -> impl Iterator<Item = (&'s KvKey, &'s Slot)> {
-        let from = match after {
-            Some(after) => Bound::Excluded(after.as_str()),
-            None => Bound::Included(prefix.as_str()),
-        };
-        self.slots.range::<str, _>((from, Bound::Unbounded)).take_while(|(key, _)| prefix.takes(key))
+        let range = (beginning(prefix, after), Bound::Unbounded);
+        self.slots.range::<str, _>(range).take_while(|(key, _)| prefix.takes(key))
     }
 
     /// Moves the instant of all reads so far to the present, if what was read is later than it and they still stand.
@@ -353,14 +363,19 @@ impl State {
         self.usage = usage;
         self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
         if self.slots.len() > SLOTS_MAX {
-            let mut floor = self.floor;
-            self.slots.retain(|_, slot| {
-                let stays = slot.pending.is_some();
-                floor = if stays { floor } else { floor.max(slot.commit) };
-                stays
-            });
-            self.floor = floor;
+            self.forget();
         }
+    }
+
+    /// Forgets who changed what is in the file.
+    pub(super) fn forget(&mut self) {
+        let mut floor = self.floor;
+        self.slots.retain(|_, slot| {
+            let stays = slot.pending.is_some();
+            floor = if stays { floor } else { floor.max(slot.commit) };
+            stays
+        });
+        self.floor = floor;
     }
 }
 

@@ -15,6 +15,8 @@ mod desk;
 mod file;
 mod front;
 mod reactions;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::sync::Arc;

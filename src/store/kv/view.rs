@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::file::beginning;
 use super::front::{Front, Reads, Seen, Stale};
 use super::{CHANGED_BYTES_MAX, CHANGES_MAX, Change, Effects, Entry, LIST_MAX, QUEUED_BYTES_MAX, QUEUED_MAX};
 use crate::model::{Chain, KV_VALUE_BYTES_MAX, KvKey, KvPrefix, Name, Row, Trigger, UnixMs};
@@ -195,11 +196,8 @@ impl View {
         for (key, entry) in found {
             all.extend(self.live(entry).map(|found| (key, found)));
         }
-        let from = match after {
-            Some(after) => Bound::Excluded(after.as_str()),
-            None => Bound::Included(prefix.as_str()),
-        };
-        let mine = self.written.changes.range::<str, _>((from, Bound::Unbounded));
+        let range = (beginning(prefix, after), Bound::Unbounded);
+        let mine = self.written.changes.range::<str, _>(range);
         for (key, change) in mine.take_while(|(key, _)| prefix.takes(key)) {
             if seen_to.as_ref().is_some_and(|last| key > last) {
                 break;
