@@ -59,7 +59,7 @@ impl Applier {
                 self.sabotaged = made;
                 txn.commit()?;
             }
-            Sabotage::EffectsForgotten => self.desk.forget(),
+            Sabotage::EffectsForgotten => self.desk.lose(),
         }
         Ok(())
     }

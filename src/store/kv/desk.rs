@@ -97,7 +97,7 @@ impl Desk {
 
     /// Loses all that waits.
     #[cfg(test)]
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn lose(&mut self) {
         self.staged.clear();
         self.latest.clear();
     }
@@ -239,7 +239,9 @@ impl Desk {
         let found = keys.len();
         let forgotten = self.forget(txn, fronts, app, keys)?;
         let left = found == SWEEP_MAX || forgotten < found;
-        if !left {
+        if left {
+            self.write_usage(txn)?;
+        } else {
             self.usage.remove(&app);
             txn.open_table(KV_USAGE)?.remove(app.as_u128())?;
         }

@@ -259,9 +259,13 @@ impl Life {
         let (mut overs, before) = (Vec::new(), self.values.clone());
         for (plan, fate) in batch.plans.iter().zip(batch.fates) {
             let Plan::Run { run, acts, .. } = plan else { continue };
-            let next = acts.change(&self.values, self.commit + 1);
-            let changed = match (fate, next) {
-                (Fate::Accepted(commit), Some(changed)) if *commit == self.commit + 1 => Some(changed),
+            // The writer takes numbers too, for what it clears away.
+            let number = match fate {
+                Fate::Accepted(commit) if *commit > self.commit => *commit,
+                Fate::Accepted(_) | Fate::Nothing | Fate::Refused | Fate::Unread => 0,
+            };
+            let changed = match (fate, acts.change(&self.values, number)) {
+                (Fate::Accepted(_), Some(changed)) if number > 0 => Some(changed),
                 (Fate::Nothing, None) => None,
                 (Fate::Nothing, Some(_)) if acts.change(&before, 0).is_none() => None,
                 (Fate::Refused, Some(changed)) if !changed.rows.is_empty() => None,
@@ -270,7 +274,7 @@ impl Life {
             };
             if let Some(changed) = &changed {
                 self.values.take(changed);
-                self.commit += 1;
+                self.commit = number;
             }
             let record = run.as_ref().map(|(_, record)| record.clone());
             overs.push(Over { record, changed: changed.map(Arc::new) });
