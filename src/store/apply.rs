@@ -252,7 +252,7 @@ impl Applier {
         let durable = durable && self.sabotage != Sabotage::NoSync;
         let all = flush || visible || batch.effects;
         let mut enqueued = enqueued;
-        enqueued.extend(self.write_effects(&txn, &catalog, all, flush, ask.now)?);
+        enqueued.extend(self.write_effects(&txn, &catalog, all, ask.now)?);
         self.write_handlers(&txn, &catalog, &batch.dead, &mut enqueued)?;
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, all, durable, ask.now)?;
@@ -346,7 +346,6 @@ impl Applier {
         txn: &WriteTransaction,
         catalog: &Catalog,
         all: bool,
-        flush: bool,
         now: UnixMs,
     ) -> Result<Vec<Arc<Row>>, Error> {
         let mut rows = Vec::new();
@@ -360,7 +359,8 @@ impl Applier {
             }
             rows = made;
         }
-        if flush && self.desk.wants_sweep(now) {
+        // Where somebody always waits for the next commit, there may never be a flush.
+        if all && self.desk.wants_sweep(now) {
             self.desk.sweep(txn, catalog, &self.shared.fronts, now)?;
         }
         Ok(rows)
