@@ -1,5 +1,6 @@
 //! The KV against what it promises: runs are serialisable, and none ever sees a mix of two instants.
 
+mod bank;
 mod bench;
 mod expiry;
 mod serial;
