@@ -3,8 +3,10 @@
 mod bank;
 mod bench;
 mod expiry;
+mod room;
 mod serial;
 mod spans;
+mod waiting;
 mod writes;
 
 use std::time::Duration;
