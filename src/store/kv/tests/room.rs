@@ -72,6 +72,23 @@ fn two_runs_that_fit_alone_do_not_fit_together() {
 }
 
 #[test]
+fn a_run_may_think_again() {
+    let bench = bench();
+    let mut view = bench.store.view(APP, START);
+    for bytes in [60, 70, 30, 100] {
+        weigh(&mut view, "a", bytes).unwrap();
+    }
+    assert!(is_full(weigh(&mut view, "b", 1)));
+    weigh(&mut view, "a", 98).unwrap();
+    assert!(is_full(weigh(&mut view, "b", 3)));
+    weigh(&mut view, "a", 50).unwrap();
+    weigh(&mut view, "b", 50).unwrap();
+    assert!(view.delete(&key("a")).unwrap());
+    weigh(&mut view, "c", 50).unwrap();
+    commit(&bench.store, view).unwrap();
+}
+
+#[test]
 fn a_delete_makes_room_once_it_is_in_the_file() {
     let mut bench = bench();
     keep(&mut bench, "a", 100);
