@@ -113,6 +113,30 @@ fn a_value_that_takes_the_place_of_another_needs_room_beside_it() {
 }
 
 #[test]
+fn a_value_that_is_set_again_and_again_counts_once_while_it_waits() {
+    let mut bench = bench();
+    for bytes in [40, 50, 30, 50] {
+        for _ in 0..100 {
+            let mut view = bench.store.view(APP, START);
+            weigh(&mut view, "a", bytes).unwrap();
+            commit(&bench.store, view).unwrap();
+            assert!(fits(&bench, "b", MOST - bytes) && !fits(&bench, "b", MOST - bytes + 1));
+        }
+    }
+    bench.write();
+    bench.check_usage(APP);
+    assert!(fits(&bench, "b", 50) && !fits(&bench, "b", 51));
+    // The writer may know an earlier one of them only.
+    for bytes in [20, 30] {
+        keep(&mut bench, "a", bytes);
+        let mut view = bench.store.view(APP, START);
+        weigh(&mut view, "a", 10).unwrap();
+        commit(&bench.store, view).unwrap();
+        assert!(fits(&bench, "b", MOST - bytes - 10) && !fits(&bench, "b", MOST - bytes - 9));
+    }
+}
+
+#[test]
 fn what_adds_nothing_is_never_refused() {
     let mut bench = bench();
     keep(&mut bench, "a", 100);
