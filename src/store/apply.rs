@@ -269,7 +269,7 @@ impl Applier {
         let effects = if self.sabotage == Sabotage::EffectsLeftBehind { all } else { ends };
         #[cfg(not(test))]
         let effects = ends;
-        enqueued.extend(self.write_effects(&txn, &catalog, effects, flush, ask.now)?);
+        enqueued.extend(self.write_effects(&txn, &catalog, effects, ask.now)?);
         self.write_handlers(&txn, &catalog, &batch.dead, &mut enqueued)?;
         self.count_enqueued(&enqueued);
         self.write(&txn, batch, (all, ends), durable, ask.now)?;
@@ -363,7 +363,6 @@ impl Applier {
         txn: &WriteTransaction,
         catalog: &Catalog,
         ends: bool,
-        flush: bool,
         now: UnixMs,
     ) -> Result<Vec<Arc<Row>>, Error> {
         let mut rows = Vec::new();
@@ -377,7 +376,8 @@ impl Applier {
             }
             rows = made;
         }
-        if flush && self.desk.wants_sweep(now) {
+        // Where somebody always waits for the next commit, there may never be a flush.
+        if ends && self.desk.wants_sweep(now) {
             self.desk.sweep(txn, catalog, &self.shared.fronts, now)?;
         }
         Ok(rows)

@@ -55,7 +55,7 @@ impl Applier {
             Sabotage::EffectsInTwoCommits if !all && !batch.effects => {}
             Sabotage::EffectsInTwoCommits => {
                 let (txn, catalog) = (db.begin_write()?, self.catalog.clone());
-                let made = self.write_effects(&txn, &catalog, true, false, UnixMs(0))?;
+                let made = self.write_effects(&txn, &catalog, true, UnixMs(0))?;
                 self.sabotaged = made;
                 txn.commit()?;
             }

@@ -32,11 +32,11 @@ pub(crate) struct Desk {
     latest: HashMap<(Uuid, KvKey), usize>,
     rows: Vec<Arc<Row>>,
     bytes: usize,
-    /// What was accepted on behalf of what waits.
-    waiting: Waiting,
+    /// Rows that were counted for what waits.
+    queued: u64,
     usage: BTreeMap<Uuid, Usage>,
-    /// What this commit writes.
-    written: BTreeMap<Uuid, Written>,
+    /// What this commit writes: of each app the keys, and the numbers of their commits.
+    written: BTreeMap<Uuid, Vec<(KvKey, u64)>>,
     applied: u64,
     swept_at: Option<UnixMs>,
     more_to_sweep: bool,
@@ -54,19 +54,6 @@ struct Staged {
 struct Watched {
     reactions: Arc<Reactions>,
     cause: Option<Chain>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    queued: u64,
-    bytes: BTreeMap<Uuid, u64>,
-}
-
-/// What a commit wrote of one app.
-#[derive(Default)]
-struct Written {
-    keys: Vec<(KvKey, u64)>,
-    bytes: u64,
 }
 
 impl Desk {
@@ -106,7 +93,7 @@ impl Desk {
     pub(crate) fn stage(&mut self, accepted: Accepted) {
         let Accepted { commit, effects, reactions, queued } = accepted;
         let app = effects.app_id;
-        self.waiting.queued += queued;
+        self.queued += queued;
         self.rows.extend(effects.rows);
         for change in effects.changes {
             let is_watched = reactions.to_change(app, &change).next().is_some();
@@ -117,7 +104,6 @@ impl Desk {
 
     fn put(&mut self, staged: Staged) {
         self.bytes += usize::try_from(staged.change.weight()).unwrap_or(0) + size_of::<Staged>();
-        *self.waiting.bytes.entry(staged.app).or_default() += staged.change.weight();
         let at = self.latest.entry((staged.app, staged.change.key.clone())).or_insert(self.staged.len());
         match self.staged.get_mut(*at) {
             Some(before) if before.watched.is_none() && staged.watched.is_none() => {
@@ -142,11 +128,7 @@ impl Desk {
     ) -> Result<(Vec<Arc<Row>>, u64), Error> {
         let mut rows = std::mem::take(&mut self.rows);
         let mut kept_bytes = 0;
-        let waiting = std::mem::take(&mut self.waiting);
-        self.applied += waiting.queued;
-        for (app, bytes) in waiting.bytes {
-            self.written.entry(app).or_default().bytes += bytes;
-        }
+        self.applied += std::mem::take(&mut self.queued);
         if !self.staged.is_empty() {
             let mut tables = Tables { kv: txn.open_table(KV)?, expiry: txn.open_table(KV_EXPIRY)? };
             for staged in std::mem::take(&mut self.staged) {
@@ -164,7 +146,7 @@ impl Desk {
                     }
                 }
                 let written = self.written.entry(staged.app).or_default();
-                written.keys.push((staged.change.key, staged.commit));
+                written.push((staged.change.key, staged.commit));
             }
             self.write_usage(txn)?;
         }
@@ -264,7 +246,7 @@ impl Desk {
         }
         let forgotten = keys.len();
         let written = self.written.entry(app).or_default();
-        written.keys.extend(keys.into_iter().map(|key| (key, commit)));
+        written.extend(keys.into_iter().map(|key| (key, commit)));
         Ok(forgotten)
     }
 
@@ -273,10 +255,10 @@ impl Desk {
         fronts.renew();
         fronts.applied(std::mem::take(&mut self.applied));
         for (app, written) in std::mem::take(&mut self.written) {
-            revisions.touch(app, written.keys.iter().map(|(key, _)| key));
+            revisions.touch(app, written.iter().map(|(key, _)| key));
             let usage = self.usage.get(&app).copied().unwrap_or_default();
-            let keys = written.keys.iter().map(|(key, commit)| (key, *commit));
-            fronts.app(app).lock().written(keys, written.bytes, usage);
+            let keys = written.iter().map(|(key, commit)| (key, *commit));
+            fronts.app(app).lock().written(keys, usage);
         }
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct State {
     slots: BTreeMap<KvKey, Slot>,
     /// As of the last commit of the file.
     usage: Usage,
-    /// Bytes of what has been accepted since.
+    /// Bytes of what has been accepted since: of each key the latest.
     pending_bytes: u64,
 }
 
@@ -63,6 +63,13 @@ struct Slot {
     commit: u64,
     /// `None` once it is in the file.
     pending: Option<Change>,
+}
+
+impl Slot {
+    /// Bytes that wait with it.
+    fn weight(&self) -> u64 {
+        self.pending.as_ref().map_or(0, Change::weight)
+    }
 }
 
 /// A value, and the commit that it was seen at.
@@ -344,24 +351,21 @@ impl State {
         self.latest = commit;
         for change in changes {
             self.pending_bytes += change.weight();
-            self.slots.insert(change.key.clone(), Slot { commit, pending: Some(change.clone()) });
+            let slot = Slot { commit, pending: Some(change.clone()) };
+            let before = self.slots.insert(change.key.clone(), slot);
+            self.pending_bytes -= before.map_or(0, |before| before.weight());
         }
     }
 
     /// These changes are in the file.
-    pub(super) fn written<'k>(
-        &mut self,
-        keys: impl Iterator<Item = (&'k KvKey, u64)>,
-        bytes: u64,
-        usage: Usage,
-    ) {
+    pub(super) fn written<'k>(&mut self, keys: impl Iterator<Item = (&'k KvKey, u64)>, usage: Usage) {
         for (key, commit) in keys {
             if let Some(slot) = self.slots.get_mut(key).filter(|slot| slot.commit == commit) {
+                self.pending_bytes -= slot.weight();
                 slot.pending = None;
             }
         }
         self.usage = usage;
-        self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
         if self.slots.len() > SLOTS_MAX {
             self.forget();
         }

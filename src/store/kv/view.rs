@@ -27,6 +27,8 @@ pub struct View {
 struct Written {
     changes: BTreeMap<KvKey, Change>,
     bytes: usize,
+    /// Bytes that they bring to the KV.
+    weight: u64,
     rows: Vec<Arc<Row>>,
     rows_bytes: usize,
 }
@@ -157,9 +159,10 @@ impl View {
 
     fn write(&mut self, change: Change) -> Viewed<()> {
         let weigh = |change: &Change| change.key.as_str().len() + change.value.as_ref().map_or(0, Bytes::len);
-        let old = self.written.changes.get(&change.key).map_or(0, weigh);
-        let bytes = self.written.bytes - old + weigh(&change);
-        if old == 0 && self.written.changes.len() >= CHANGES_MAX {
+        let old = self.written.changes.get(&change.key);
+        let bytes = self.written.bytes - old.map_or(0, weigh) + weigh(&change);
+        let weight = self.written.weight - old.map_or(0, Change::weight) + change.weight();
+        if old.is_none() && self.written.changes.len() >= CHANGES_MAX {
             return Err(ViewError::Limit(format!("one run changes at most {CHANGES_MAX} values")));
         }
         if bytes > CHANGED_BYTES_MAX {
@@ -167,8 +170,10 @@ impl View {
                 "one run changes at most {CHANGED_BYTES_MAX} bytes of values"
             )));
         }
-        self.check_room(change.weight())?;
-        self.written.bytes = bytes;
+        if change.value.is_some() {
+            self.check_room(weight)?;
+        }
+        (self.written.bytes, self.written.weight) = (bytes, weight);
         self.written.changes.insert(change.key.clone(), change);
         Ok(())
     }
@@ -176,9 +181,8 @@ impl View {
     /// Says no early; the commit looks again.
     fn check_room(&self, more: u64) -> Viewed<()> {
         let most = self.store.kv_bytes_max(self.front.id());
-        let own = u64::try_from(self.written.bytes).unwrap_or(u64::MAX);
-        let bytes = self.front.lock().bytes_with(own.saturating_add(more));
-        if more > 0 && bytes > most { Err(ViewError::Limit(full(bytes, most))) } else { Ok(()) }
+        let bytes = self.front.lock().bytes_with(more);
+        if bytes > most { Err(ViewError::Limit(full(bytes, most))) } else { Ok(()) }
     }
 
     /// Values whose keys begin with `prefix`, after the key `after`, in order; at most [`LIST_MAX`].

@@ -53,7 +53,7 @@ fn clearing_away_is_a_commit_like_others() {
         let mut bench = bench(true);
         let mut views = [(); 2].map(|()| bench.store.view(APP, after(99)));
         views.iter_mut().for_each(|view| looks[first](view).unwrap());
-        bench.now = after(200);
+        bench.now = after(SWEEP);
         meanwhile(&bench.store, &[("other", Some("1"))]);
         bench.flush();
         assert!(!bench.file(APP).contains_key("brief"));
@@ -157,6 +157,17 @@ fn the_writer_clears_away_what_expired_and_counts_it_out() {
     }
     // So many at a time, and on with it at the next commit.
     assert_eq!(held, [203, 2, 2]);
+}
+
+#[test]
+fn they_are_cleared_away_however_little_rest_there_is() {
+    let mut bench = bench(true);
+    bench.now = after(SWEEP);
+    // Somebody waits for each of these commits, so none of them is a flush.
+    meanwhile(&bench.store, &[("other", Some("1"))]);
+    bench.write();
+    assert_eq!(bench.file(APP).into_keys().collect::<Vec<_>>(), ["long", "other"]);
+    bench.check_usage(APP);
 }
 
 #[test]

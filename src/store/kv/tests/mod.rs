@@ -1,9 +1,12 @@
 //! The KV against what it promises: runs are serialisable, and none ever sees a mix of two instants.
 
+mod bank;
 mod bench;
 mod expiry;
+mod room;
 mod serial;
 mod spans;
+mod waiting;
 mod writes;
 
 use std::time::Duration;
