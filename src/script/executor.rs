@@ -140,6 +140,8 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Benches that sleep until they are needed.
     wake: Condvar,
+    /// The same, of those that stand in while runs are aside.
+    wake_spare: Condvar,
     /// The bench that keeps watch.
     watch: Condvar,
     cores: usize,
@@ -176,6 +178,7 @@ impl Executor {
         let shared = Arc::new_cyclic(|shared: &Weak<Shared>| Shared {
             queue: Mutex::new(Queue::new(benches, settings.aside_max)),
             wake: Condvar::new(),
+            wake_spare: Condvar::new(),
             watch: Condvar::new(),
             cores,
             benches,
@@ -222,8 +225,8 @@ impl Executor {
         }
         let wake = self.shared.wants_another(&queue);
         drop(queue);
-        if wake {
-            self.shared.wake.notify_one();
+        if let Some(sleepers) = wake {
+            sleepers.notify_one();
         }
     }
 
@@ -286,8 +289,9 @@ impl Executor {
     /// Takes no more runs and waits until `until` for those it has; then cuts them short and ends the threads.
     pub fn close(&self, until: Instant) {
         lock(&self.shared.queue).closing = true;
-        self.shared.wake.notify_all();
-        self.shared.watch.notify_all();
+        for sleepers in [&self.shared.wake, &self.shared.wake_spare, &self.shared.watch] {
+            sleepers.notify_all();
+        }
         while Instant::now() < until && self.is_busy() {
             thread::sleep(Duration::from_millis(10));
         }
@@ -335,14 +339,27 @@ impl Job {
 }
 
 impl Shared {
-    /// Whether a sleeping bench should get up: to work if a core is free, else to keep watch if none does.
-    fn wants_another(&self, queue: &Queue) -> bool {
-        queue.asleep > 0 && (self.working(queue) < self.cores || !queue.watched)
+    /// Where a sleeping bench should get up: to work if a core is free, else to keep watch if none does. A spare one
+    /// only while a run is aside: threads that never run anything cost next to nothing.
+    fn wants_another(&self, queue: &Queue) -> Option<&Condvar> {
+        let wanted = self.working(queue) < self.cores || !queue.watched;
+        match wanted {
+            true if queue.asleep > 0 => Some(&self.wake),
+            true if queue.spare_asleep > 0 && queue.aside() > 0 => Some(&self.wake_spare),
+            _ => None,
+        }
+    }
+
+    /// Wakes one more for what waits, if there is a place for it.
+    fn rouse(&self, queue: &Queue) {
+        if let Some(sleepers) = self.wants_another(queue).filter(|_| queue.may_take()) {
+            sleepers.notify_one();
+        }
     }
 
     /// Benches that run a script or are about to look for one, but for heavy runs: those share what cores they have.
     fn working(&self, queue: &Queue) -> usize {
-        let awake = self.desks.len() - queue.asleep - usize::from(queue.watched);
+        let awake = self.desks.len() - queue.asleep - queue.spare_asleep - usize::from(queue.watched);
         awake.saturating_sub(self.places.heavy() + queue.aside())
     }
 
@@ -354,12 +371,7 @@ impl Shared {
 
     /// A bench will not take a short run soon: another one does.
     fn stand_in(&self) {
-        let queue = lock(&self.queue);
-        let wake = queue.may_take() && self.wants_another(&queue);
-        drop(queue);
-        if wake {
-            self.wake.notify_one();
-        }
+        self.rouse(&lock(&self.queue));
     }
 }
 
@@ -419,15 +431,17 @@ impl Worker {
         let mut queue = lock(&shared.queue);
         queue.give_back(last);
         loop {
+            if self.number >= shared.benches && queue.aside() == 0 && !queue.closing {
+                queue = self.stand_by(queue);
+                continue;
+            }
             // Who is here counts as working: with all cores busy already, this one is the watch.
             if !queue.watched && shared.working(&queue) > shared.cores && !queue.closing {
                 queue = self.keep_watch(queue);
             }
             if let Some(next) = queue.next(|app| shared.bound(app)) {
                 // Whoever came while there was a watch was not announced to anyone else.
-                if shared.wants_another(&queue) && queue.may_take() {
-                    shared.wake.notify_one();
-                }
+                shared.rouse(&queue);
                 return Some(next);
             }
             if queue.closing {
@@ -438,10 +452,27 @@ impl Worker {
             if queue.may_take() || queue.closing {
                 continue;
             }
+            if self.number >= shared.benches {
+                queue = self.stand_by(queue);
+                continue;
+            }
             queue.asleep += 1;
             queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.asleep -= 1;
         }
+    }
+
+    /// Sleeps until a run is aside and another one waits.
+    fn stand_by<'q>(&self, mut queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue>
+    where
+        Self: 'q,
+    {
+        queue.spare_asleep += 1;
+        // What this one does not take is for others.
+        self.shared.rouse(&queue);
+        let mut queue = self.shared.wake_spare.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        queue.spare_asleep -= 1;
+        queue
     }
 
     /// Gives way to whoever may bring the next run, for about as long as falling asleep and being woken would take.

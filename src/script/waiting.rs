@@ -20,6 +20,7 @@ pub(super) struct Queue {
     at_work: AtWork,
     aside_max: usize,
     pub(super) asleep: usize,
+    pub(super) spare_asleep: usize,
     pub(super) watched: bool,
     pub(super) closing: bool,
 }
@@ -140,6 +141,7 @@ impl Queue {
             at_work: AtWork { benches, taken: 0, aside: 0, apps: Vec::with_capacity(benches + aside_max) },
             aside_max,
             asleep: 0,
+            spare_asleep: 0,
             watched: false,
             closing: false,
         }
