@@ -1,8 +1,8 @@
 //! The command line: `picloud serve` starts the daemon, every other verb is a client of its management API.
 //!
 //! Each verb has a file with its arguments and what it does; [`run()`] parses, dispatches and turns errors into exit
-//! codes. The verbs talk HTTP only: none opens the store; what
-//! works on files without a daemon is handed in by `main`, as the daemon is. No secret is ever an argument, because arguments are
+//! codes. The verbs talk HTTP only: none opens the store; what works on files without a daemon, and the reference of what
+//! scripts can call, are handed in by `main`, as the daemon is. No secret is ever an argument, because arguments are
 //! visible to every user of the machine, and none is printed but that of a new key, once.
 //! Only `main` calls this room.
 

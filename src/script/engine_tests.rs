@@ -114,6 +114,16 @@ fn logs_are_kept_in_order() {
 }
 
 #[test]
+fn fields_may_have_the_names_of_words_that_the_language_only_reserves() {
+    for word in ["new", "default", "public", "case", "match", "is", "with", "null", "static", "async", "use"]
+    {
+        gives(&format!("let e = #{{ \"{word}\": 1 }}; e.{word} = e.{word} + 1; e?.{word}"), "2");
+    }
+    gives("let f = |n| n + 1; [f.call(1), 5.type_of()]", "[2,\"i64\"]");
+    gives("let e = #{ a: #{ \"new\": [7] } }; fn f(e) { e.a.new[0] } f(e)", "7");
+}
+
+#[test]
 fn throwing_is_a_runtime_fault() {
     let fault = fails("\n  throw \"sad\"", FaultKind::Runtime, "Runtime error: sad (line 2, position 3)");
     assert_eq!((fault.line, fault.column, fault.permanent), (Some(2), Some(3), false));

@@ -72,14 +72,49 @@ pub fn compile(source: &ScriptSource) -> Result<Program, CompileError> {
     Ok(Program { ast, names, bytes })
 }
 
-/// Lets `log::debug` and `run::call` be names: alone, both are reserved words of the language, and stay so.
+/// Words that the language reserves without using them. They are good names for the fields of a JSON: `event.new`.
+const UNUSED_WORDS: [&str; 26] = [
+    "async",
+    "await",
+    "case",
+    "default",
+    "go",
+    "goto",
+    "is",
+    "match",
+    "module",
+    "new",
+    "nil",
+    "null",
+    "package",
+    "protected",
+    "public",
+    "shared",
+    "spawn",
+    "static",
+    "super",
+    "sync",
+    "thread",
+    "use",
+    "var",
+    "void",
+    "with",
+    "yield",
+];
+
+/// Lets `log::debug` and `run::call` be names, and `event.new`: alone, they are reserved words of the language, and
+/// stay so.
 fn free_names(engine: &mut Engine) {
-    let in_namespace = AtomicBool::new(false);
+    let (in_namespace, in_value) = (AtomicBool::new(false), AtomicBool::new(false));
     #[allow(deprecated, reason = "not deprecated, says the interpreter, but marked because it may change")]
     engine.on_parse_token(move |token, _, _| {
-        let follows = in_namespace.swap(matches!(token, Token::DoubleColon), Ordering::Relaxed);
+        let of_namespace = in_namespace.swap(matches!(token, Token::DoubleColon), Ordering::Relaxed);
+        let of_value = in_value.swap(matches!(token, Token::Period | Token::Elvis), Ordering::Relaxed);
         match token {
-            Token::Reserved(word) if follows && ["debug", "call"].contains(&word.as_str()) => {
+            Token::Reserved(word)
+                if of_namespace && ["debug", "call"].contains(&word.as_str())
+                    || of_value && UNUSED_WORDS.contains(&word.as_str()) =>
+            {
                 Token::Identifier(word)
             }
             other => other,

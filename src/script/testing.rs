@@ -8,7 +8,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::model::{
-    Access, App, Body, InboxId, Kind, Principal, Request, Row, Sandbox, Script, Trigger, TriggerOn, UnixMs,
+    Access, App, Body, InboxId, Principal, Request, Row, Sandbox, Script, Trigger, TriggerOn, UnixMs, testing,
 };
 use crate::store;
 
@@ -22,9 +22,7 @@ pub(super) fn row() -> Row {
     Row {
         execution_id: Uuid::from_u128(1),
         request_id: "req-1".into(),
-        kind: Kind::Http,
         app_id: Uuid::from_u128(2),
-        route_id: None,
         script_id: Uuid::from_u128(3),
         script_name: "hello".into(),
         timeout_ms: 5000,
@@ -39,21 +37,8 @@ pub(super) fn row() -> Row {
             rest: "re/st".into(),
         },
         principal: Some(Principal { key_id: Uuid::from_u128(4), name: "key".into() }),
-        trigger_depth: 0,
         root_execution_id: Uuid::from_u128(1),
-        attempts: 0,
-        crashes: 0,
-        due_at: UnixMs(0),
-        accepted_at: UnixMs(0),
-        pinned_version: None,
-        history: Vec::new(),
-        redriven_from: None,
-        age_ms: 0,
-        wait_ms: 0,
-        trigger_id: None,
-        event: None,
-        attempts_max: None,
-        unique: None,
+        ..testing::row()
     }
 }
 

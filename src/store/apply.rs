@@ -58,6 +58,8 @@ pub(crate) struct Applier {
     sources: Sources,
     #[cfg(test)]
     pub(crate) sabotage: Sabotage,
+    #[cfg(test)]
+    sabotaged: Vec<Arc<Row>>,
 }
 
 /// A row that ended; of which app, if it was async.
@@ -119,6 +121,8 @@ impl Applier {
             unclean: false,
             #[cfg(test)]
             sabotage: Sabotage::None,
+            #[cfg(test)]
+            sabotaged: Vec::new(),
         }
     }
 
@@ -130,6 +134,11 @@ impl Applier {
     /// Whether a commit that needs no repair is owed.
     pub(crate) fn wants_checkpoint(&self) -> bool {
         self.unclean
+    }
+
+    /// Bytes of all values that are kept.
+    pub(crate) fn kv_bytes(&self) -> u64 {
+        self.desk.usage().values().map(|usage| usage.bytes).sum()
     }
 
     /// Applies all of `commands` and tells those who wait. An error is the card's: the store is over.
@@ -251,11 +260,19 @@ impl Applier {
         #[cfg(test)]
         let durable = durable && self.sabotage != Sabotage::NoSync;
         let all = flush || visible || batch.effects;
+        // An end without what its run changed, or the other way round, would be half of it.
+        let ends = all || !batch.dead.is_empty() || self.tail.waiting_bytes() >= LOG_RIDES_FROM;
         let mut enqueued = enqueued;
-        enqueued.extend(self.write_effects(&txn, &catalog, all, ask.now)?);
+        #[cfg(test)]
+        enqueued.append(&mut self.sabotaged);
+        #[cfg(test)]
+        let effects = if self.sabotage == Sabotage::EffectsLeftBehind { all } else { ends };
+        #[cfg(not(test))]
+        let effects = ends;
+        enqueued.extend(self.write_effects(&txn, &catalog, effects, ask.now)?);
         self.write_handlers(&txn, &catalog, &batch.dead, &mut enqueued)?;
         self.count_enqueued(&enqueued);
-        self.write(&txn, batch, all, durable, ask.now)?;
+        self.write(&txn, batch, (all, ends), durable, ask.now)?;
         let letters = dead_freed > 0 || !batch.dead.is_empty() || (flush && self.letters.wants_look(ask.now));
         if letters {
             let kept_bytes =
@@ -345,11 +362,11 @@ impl Applier {
         &mut self,
         txn: &WriteTransaction,
         catalog: &Catalog,
-        all: bool,
+        ends: bool,
         now: UnixMs,
     ) -> Result<Vec<Arc<Row>>, Error> {
         let mut rows = Vec::new();
-        if all && !self.desk.is_empty() {
+        if ends && !self.desk.is_empty() {
             let clerk = Clerk { ids: &self.shared.ids, now: UnixMs::now(), timeout: self.timeout_async };
             let (made, kept_bytes) = self.desk.write(txn, catalog, &clerk)?;
             self.count_kept(kept_bytes);
@@ -360,7 +377,7 @@ impl Applier {
             rows = made;
         }
         // Where somebody always waits for the next commit, there may never be a flush.
-        if all && self.desk.wants_sweep(now) {
+        if ends && self.desk.wants_sweep(now) {
             self.desk.sweep(txn, catalog, &self.shared.fronts, now)?;
         }
         Ok(rows)
@@ -371,7 +388,7 @@ impl Applier {
         &mut self,
         txn: &WriteTransaction,
         batch: &mut Batch,
-        all: bool,
+        (all, ends): (bool, bool),
         durable: bool,
         now: UnixMs,
     ) -> Result<(), Error> {
@@ -391,8 +408,7 @@ impl Applier {
         if all {
             self.write_unflushed(&mut outbox)?;
         }
-        let with_log = all || !batch.dead.is_empty() || self.tail.waiting_bytes() >= LOG_RIDES_FROM;
-        if with_log {
+        if ends {
             self.remove_ended(&mut outbox)?;
             self.tail.hold(self.space.full(Instant::now()).is_some());
             self.tail.write(txn, &self.shared.budget, now)?;

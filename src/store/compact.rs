@@ -129,8 +129,8 @@ impl Compaction {
         Compaction { path, cards, looked_at: None, rest: LOOK_EVERY, revisions, closing, copying }
     }
 
-    /// Begins a copy if that is worth it and the card has room for one; `wake` is called when it is there. `live_bytes` is what the store knows to be in it: only if that leaves hope is the file itself asked,
-    /// and not more often than once an hour.
+    /// Begins a copy if that is worth it and the card has room for one; `wake` is called when it is there. `live_bytes`
+    /// is what the store knows to be in it: only if that leaves hope is the file itself asked, at most once an hour.
     pub(crate) fn consider(
         &mut self,
         db: &Arc<Database>,

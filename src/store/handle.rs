@@ -423,6 +423,21 @@ impl Store {
     }
 }
 
+/// For tests that are the writer themselves.
+#[cfg(test)]
+impl Store {
+    /// Takes what was posted since.
+    pub(crate) fn take_posted(&self) -> Vec<Command> {
+        std::mem::take(&mut self.lock().commands)
+    }
+
+    /// Another file takes the place of this one.
+    pub(crate) fn exchange(&self, db: Arc<Database>) {
+        *self.shared.db.lock().unwrap_or_else(PoisonError::into_inner) = Some(db);
+        self.shared.fronts.renew();
+    }
+}
+
 /// An opened store whose writer does not run yet.
 pub struct Startable {
     store: Store,

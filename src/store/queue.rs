@@ -111,6 +111,21 @@ impl Command {
         matches!(self, Command::Settle { told: Some(_), .. } | Command::Apply { .. })
     }
 
+    /// The number of the changes that it carries.
+    #[cfg(test)]
+    pub(crate) fn commit_number(&self) -> Option<u64> {
+        match self {
+            Command::Settle { effects, .. } => effects.as_ref().map(|effects| effects.commit),
+            Command::Apply { effects, .. } => Some(effects.commit),
+            Command::Enqueue { .. }
+            | Command::EnqueueRelaxed(_)
+            | Command::Claim { .. }
+            | Command::Change(_)
+            | Command::Settled(_)
+            | Command::Probe(_) => None,
+        }
+    }
+
     /// Whether it is only a question.
     pub(super) fn asks_only(&self) -> bool {
         matches!(self, Command::Settled(_) | Command::Probe(_))

@@ -73,10 +73,13 @@ impl Writer {
             let live = [&load.outbox_bytes, &load.log_bytes, &load.dead_letters_bytes, &load.versions_bytes]
                 .map(|bytes| bytes.load(Relaxed));
             // The thread only wakes the writer; what it made is with the compaction.
-            self.compaction.consider(&self.db, live.iter().sum(), move || store.probe(|_| ()));
+            let live = live.iter().sum::<u64>() + self.applier.kv_bytes();
+            self.compaction.consider(&self.db, live, move || store.probe(|_| ()));
         }
         let Some(db) = self.compaction.finish(&self.db)? else { return Ok(()) };
         *self.shared.db.lock().unwrap_or_else(PoisonError::into_inner) = Some(db.clone());
+        // The old file's room is free once nobody reads it any more.
+        self.shared.fronts.renew();
         self.db = db;
         self.shared.load.compactions.fetch_add(1, Relaxed);
         Ok(())

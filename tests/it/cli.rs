@@ -9,23 +9,23 @@ use serde_json::{Value, json};
 use crate::harness::{Daemon, KEY, PICLOUD, Process, Ran, Setup, TempDir, picloud, until};
 
 /// A daemon and a desk to drive it from.
-struct Desk {
-    daemon: Daemon,
+pub(crate) struct Desk {
+    pub(crate) daemon: Daemon,
     dir: TempDir,
 }
 
 impl Desk {
-    fn new() -> Desk {
+    pub(crate) fn new() -> Desk {
         Desk { daemon: Daemon::start(), dir: TempDir::new() }
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
         picloud(args, &[("PICLOUD_URL", &self.daemon.url()), ("PICLOUD_API_KEY", KEY)])
     }
 
     /// Runs what must work, and gives what it printed.
     #[track_caller]
-    fn does(&self, args: &[&str]) -> String {
+    pub(crate) fn does(&self, args: &[&str]) -> String {
         let ran = self.run(args);
         assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.out, ran.err);
         ran.out
@@ -33,7 +33,7 @@ impl Desk {
 
     /// The same as JSON.
     #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let out = self.does(&[args, &["--json"]].concat());
         serde_json::from_str(&out).unwrap_or_else(|why| panic!("{args:?}: {why}: {out}"))
     }
@@ -47,7 +47,7 @@ impl Desk {
         ran.err
     }
 
-    fn file(&self, name: &str, source: &str) -> String {
+    pub(crate) fn file(&self, name: &str, source: &str) -> String {
         self.dir.file(name, source)
     }
 }

@@ -230,13 +230,17 @@ impl Connection {
     #[track_caller]
     fn fill(&mut self) -> bool {
         let mut buffer = [0; 16 * 1024];
-        match self.stream.read(&mut buffer) {
-            Ok(count) => {
-                self.read.extend_from_slice(&buffer[..count]);
-                count > 0
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(count) => {
+                    self.read.extend_from_slice(&buffer[..count]);
+                    return count > 0;
+                }
+                // With a time limit set, a process that is stopped and goes on hears of it here, signal(7).
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return false,
+                Err(error) => panic!("nothing came: {error}"),
             }
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
-            Err(error) => panic!("nothing came: {error}"),
         }
     }
 }

@@ -11,6 +11,7 @@ mod peers;
 
 mod asynchronous;
 mod backups;
+mod bad_scripts;
 mod cli;
 mod clock;
 mod compaction;
@@ -34,6 +35,7 @@ mod logs;
 mod management;
 mod ordering;
 mod pages;
+mod programs;
 mod requests;
 mod restart;
 mod restore_cuts;

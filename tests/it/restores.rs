@@ -274,7 +274,8 @@ fn the_command_line_restores() {
     let run = |args: &[&str]| picloud(args, &[("PICLOUD_URL", &daemon.url()), ("PICLOUD_API_KEY", KEY)]);
     let backup = make(&daemon);
     let file = dir.path().join("b.picloud.zst").to_str().unwrap().to_owned();
-    assert_eq!(run(&["backup", "--to", &file]).code, 0);
+    let made = run(&["backup", "--to", &file]);
+    assert_eq!(made.code, 0, "{}", made.err);
     for from in [crate::harness::id(&backup), file.clone()] {
         app(&daemon, "later");
         let asked = run(&["restore", &from]);

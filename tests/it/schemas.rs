@@ -85,7 +85,9 @@ fn check(schema: u32) {
         let records = daemon.all("/executions?status=error");
         assert_eq!(records.iter().filter(|record| for_good(&record["error"])).count(), 2);
         assert!(daemon.all("/executions?status=success").len() >= 5);
-        let waiting = daemon.all("/outbox");
+        // A call of a moment ago runs once more after the kill, and may not be over.
+        let mut waiting = daemon.all("/outbox");
+        waiting.retain(|row| row["sync"] == false);
         assert_eq!(waiting.len(), 3, "{waiting:#?}");
         assert!(waiting.iter().all(|row| row["attempts"].as_u64() >= Some(1)), "{waiting:#?}");
         daemon.kill_and_start_again();

@@ -67,12 +67,17 @@ fn marked(name: &str) -> &'static str {
 }
 
 #[test]
-fn the_commands_for_values_and_secrets_work_as_they_stand() {
+fn the_commands_of_the_sections_work_as_they_stand() {
     let daemon = Setup::default().without_device_key().start();
     let place = daemon.dir().path();
     symlink(daemon.data_dir(), place.join("picloud-data")).unwrap();
     for (name, expected) in [
         ("kv", &["{\"name\":\"Ada\"}", "user/7", "imported 4 values"][..]),
+        ("sdk", &["kv:: Values that stay", "kv::incr(key[, by])"]),
+        (
+            "triggers",
+            &["0 7 * * * Europe/Berlin", "printed/*", "failed/b", "printed/a", "sheets", "permanent"],
+        ),
         ("secrets", &["api.token", "smtp.password", "{\"characters\":13}", "using [secret]"]),
         ("moving", &["sound", "served"]),
     ] {

@@ -8,7 +8,8 @@ use rhai::{Array, Dynamic, ImmutableString, Map, NativeCallContext};
 use super::super::encode;
 use super::super::guards::check_string;
 use super::super::watch::Watch;
-use super::given::{Options, shown, step};
+use super::given::{shown, step};
+use super::options::Options;
 use super::{Kit, Raised, offer, wrong};
 
 const PARSE: &str = "csv::parse";

@@ -1,8 +1,8 @@
-//! What functions are given: bytes of texts and blobs, maps of options, and how wrong ones are refused.
+//! What functions are given: bytes of texts and blobs, and how wrong ones are refused.
 
 use std::fmt::Display;
 
-use rhai::{Dynamic, EvalAltResult, ImmutableString, Map, NativeCallContext};
+use rhai::{Dynamic, EvalAltResult, ImmutableString, NativeCallContext};
 
 use super::super::guards::check_string;
 use super::super::watch::Watch;
@@ -52,53 +52,4 @@ pub(super) fn text_of(
 /// Counts a step of a native function as an operation of the script: an error if the run must end.
 pub(super) fn step(ctx: &NativeCallContext, watch: &Watch) -> Result<(), Raised> {
     if watch.tick() { watch.check(ctx) } else { Ok(()) }
-}
-
-/// Named options of a function.
-pub(super) struct Options<'a> {
-    function: &'static str,
-    map: &'a Map,
-}
-
-impl<'a> Options<'a> {
-    /// Refuses options that are none of `known`.
-    pub(super) fn of(function: &'static str, map: &'a Map, known: &[&str]) -> Result<Options<'a>, Raised> {
-        match map.keys().find(|name| !known.contains(&name.as_str())) {
-            None => Ok(Options { function, map }),
-            Some(name) => {
-                let why = format!("there is no option {}; there are {}", shown(name), known.join(", "));
-                Err(wrong(function, why))
-            }
-        }
-    }
-
-    /// A text, if it was given.
-    pub(super) fn text(&self, name: &str) -> Result<Option<ImmutableString>, Raised> {
-        self.read(name, "a text", |value| value.as_immutable_string_ref().ok().map(|text| text.clone()))
-    }
-
-    /// A yes or no, if it was given.
-    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Raised> {
-        self.read(name, "true or false", |value| value.as_bool().ok())
-    }
-
-    /// A number from 0 to `most`, if it was given.
-    pub(super) fn count(&self, name: &str, most: i64) -> Result<Option<i64>, Raised> {
-        let wanted = format!("a whole number from 0 to {most}");
-        self.read(name, &wanted, |value| value.as_int().ok().filter(|count| (0..=most).contains(count)))
-    }
-
-    /// What is named, if it was given; unit is as good as nothing.
-    pub(super) fn read<T>(
-        &self,
-        name: &str,
-        wanted: &str,
-        take: impl FnOnce(&Dynamic) -> Option<T>,
-    ) -> Result<Option<T>, Raised> {
-        let Some(value) = self.map.get(name).filter(|value| !value.is_unit()) else { return Ok(None) };
-        match take(value) {
-            Some(read) => Ok(Some(read)),
-            None => Err(wrong(self.function, format!("the option {name} must be {wanted}"))),
-        }
-    }
 }

@@ -10,6 +10,7 @@ use super::super::convert::{self, ConvertError};
 use super::super::egress::{Answer, Errand, Error, REDIRECTS_MAX};
 use super::super::watch::{Stop, Watch};
 use super::super::{alloc, encode};
+use super::given::shown;
 use super::options::Options;
 use super::{Kit, Raised, offer, wrong};
 use crate::model::{BODY_BYTES_MAX, Chain};
@@ -25,7 +26,10 @@ const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(
 
 /// The namespace.
 pub(super) fn kit(watch: &Arc<Watch>) -> Kit {
-    let about = "Requests to other servers, within what `picloud app update` lets this app's scripts call.";
+    let about = "Requests to other servers, within what `picloud app update` lets this app's scripts call. A call is \
+                 made when it is made: a run that fails afterwards, or that is made again because another one \
+                 changed a value that it had read, does not take it back and may make it again. Call from work \
+                 that was queued, or read values that others change only after the call.";
     let mut kit = Kit::new("http", about, watch);
     without_body(&mut kit);
     with_body(&mut kit);
@@ -59,7 +63,7 @@ fn without_body(kit: &mut Kit) {
         /// ```rhai
         /// try { http::get("http://169.254.169.254/"); } catch (why) { throw "refused: " + why; } // throws: is a link-local address
         /// ```
-        "http::get(url)",
+        "http::get(url[, options])",
         move |ctx: NativeCallContext, url: ImmutableString| get(&ctx, &url, None, &Map::new())
     );
     kit.also("get", move |ctx: NativeCallContext, url: ImmutableString, options: Map| {
@@ -76,7 +80,7 @@ fn without_body(kit: &mut Kit) {
         /// ```rhai
         /// http::delete("https://api.example.org/users/7").json.method // => "DELETE"
         /// ```
-        "http::delete(url)",
+        "http::delete(url[, options])",
         move |ctx: NativeCallContext, url: ImmutableString| delete(&ctx, &url, None, &Map::new())
     );
     kit.also("delete", move |ctx: NativeCallContext, url: ImmutableString, options: Map| {
@@ -118,7 +122,7 @@ fn with_body(kit: &mut Kit) {
         /// let res = http::post("https://api.example.org/users", #{ name: "Ada" }, #{ timeout: 2.5 });
         /// [res.status, res.json.type, res.json.body] // => [200, "application/json", "{\"name\":\"Ada\"}"]
         /// ```
-        "http::post(url, body)"
+        "http::post(url, body[, options])"
     );
     offer_with_body!(
         kit,
@@ -131,7 +135,7 @@ fn with_body(kit: &mut Kit) {
         /// ```rhai
         /// http::put("https://api.example.org/notes/7", "buy milk").json.type // => "text/plain;charset=UTF-8"
         /// ```
-        "http::put(url, body)"
+        "http::put(url, body[, options])"
     );
     offer_with_body!(
         kit,
@@ -144,7 +148,7 @@ fn with_body(kit: &mut Kit) {
         /// ```rhai
         /// http::patch("https://api.example.org/users/7", #{ age: 36 }).json.body // => "{\"age\":36}"
         /// ```
-        "http::patch(url, body)"
+        "http::patch(url, body[, options])"
     );
 }
 
@@ -167,7 +171,7 @@ fn any(kit: &mut Kit) {
         /// ```rhai
         /// http::request("GET", "https://api.example.org/", #{ headers: #{ host: "b.org" } }) // throws: header "host" cannot be set
         /// ```
-        "http::request(method, url)",
+        "http::request(method, url[, options])",
         move |ctx: NativeCallContext, method: ImmutableString, url: ImmutableString| {
             send(&ctx, &method, &url, &Map::new())
         }
@@ -337,7 +341,7 @@ fn errand(
         errand.redirects(wish)?;
     }
     for (name, value) in &map(options, "headers")? {
-        errand.header(name, &text(&format!("header {name:?}"), value)?)?;
+        errand.header(name, &text(&format!("header {}", shown(name)), value)?)?;
     }
     if let Some(value) = body.filter(|value| !value.is_unit()) {
         let (bytes, content_type) = sent(value)?;
@@ -351,7 +355,7 @@ fn with_query(url: &str, options: &Map) -> Result<String, Error> {
     let query = map(options, "query")?;
     let mut url = url.split('#').next().unwrap_or_default().to_owned();
     for (name, value) in &query {
-        let value = text(&format!("query {name:?}"), value)?;
+        let value = text(&format!("query {}", shown(name)), value)?;
         url.push(if url.contains('?') { '&' } else { '?' });
         url.extend(utf8_percent_encode(name, COMPONENT));
         url.push('=');

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::{convert, encode};
 use super::crypto::keyed;
-use super::given::Options;
+use super::options::Options;
 use super::{Raised, time, wrong};
 
 const SIGN: &str = "crypto::jwt_sign";
@@ -43,7 +43,7 @@ pub(super) fn sign(claims: &Dynamic, key: &[u8], options: &Map) -> Result<String
     let Ok(claims) = claims.as_map_ref() else {
         return Err(wrong(SIGN, format!("the claims are a {}, not a map", encode::kind_of(claims))));
     };
-    let added = options.count("expires_in", EXPIRES_SECONDS_MAX)?.map(|seconds| {
+    let added = options.int("expires_in", (0, EXPIRES_SECONDS_MAX))?.map(|seconds| {
         let now = now();
         [("iat", now), ("exp", now.saturating_add(seconds))]
     });
@@ -71,7 +71,7 @@ pub(super) fn verify(token: &str, key: &[u8], options: &Map) -> Result<Dynamic, 
     if !claims.is_object() {
         return Err(wrong(VERIFY, "the claims are no map"));
     }
-    let leeway = options.count("leeway", LEEWAY_SECONDS_MAX)?.unwrap_or(0);
+    let leeway = options.int("leeway", (0, LEEWAY_SECONDS_MAX))?.unwrap_or(0);
     check_times(&claims, now(), leeway).map_err(|why| wrong(VERIFY, why))?;
     if options.text("iss")?.is_some_and(|iss| claims["iss"] != iss.as_str()) {
         return Err(wrong(VERIFY, "the token is of another issuer"));

@@ -193,7 +193,7 @@ fn listing(kit: &mut Kit) {
         let options = Options::of("kv::list", options, &["limit", "cursor"])?;
         let most = i64::try_from(LIST_MAX).unwrap_or(i64::MAX);
         let limit = options.int("limit", (1, most))?.unwrap_or(LIST_DEFAULT);
-        let cursor = options.text("cursor", crate::model::KV_KEY_BYTES_MAX)?;
+        let cursor = options.short_text("cursor", crate::model::KV_KEY_BYTES_MAX)?;
         let listed = watch.with_view(&ctx, "kv::list", |view| {
             let prefix: KvPrefix = prefix.parse().map_err(|why| invalid("prefix", prefix, &why))?;
             let after = cursor.as_deref().map(parse_key).transpose()?;

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use rhai::{Dynamic, Map};
+use rhai::{Dynamic, ImmutableString, Map};
 
+use super::given::shown;
 use super::{Raised, wrong};
 
 /// The options of one call.
@@ -17,54 +18,60 @@ impl<'a> Options<'a> {
     /// Reads options that may only have these names.
     pub(super) fn of(function: &'static str, map: &'a Map, known: &[&str]) -> Result<Options<'a>, Raised> {
         match map.keys().find(|name| !known.contains(&name.as_str())) {
-            Some(name) => {
-                Err(wrong(function, format!("there is no option \"{name}\"; there is {}", known.join(", "))))
-            }
+            Some(name) => Err(wrong(
+                function,
+                format!("there is no option {}; there are {}", shown(name), known.join(", ")),
+            )),
             None => Ok(Options { function, map }),
         }
     }
 
-    /// An option that is there and not unit.
-    fn find(&self, name: &str) -> Option<&'a Dynamic> {
-        self.map.get(name).filter(|value| !value.is_unit())
-    }
-
-    fn bad(&self, name: &str, wanted: &str) -> Raised {
-        wrong(self.function, format!("{name} must be {wanted}"))
+    /// What is named, if it was given; unit is as good as nothing. `wanted` says what it must be.
+    pub(super) fn read<T>(
+        &self,
+        name: &str,
+        wanted: &str,
+        take: impl FnOnce(&Dynamic) -> Option<T>,
+    ) -> Result<Option<T>, Raised> {
+        let Some(value) = self.map.get(name).filter(|value| !value.is_unit()) else { return Ok(None) };
+        match take(value) {
+            Some(read) => Ok(Some(read)),
+            None => Err(wrong(self.function, format!("the option {name} must be {wanted}"))),
+        }
     }
 
     /// A whole number within bounds.
     pub(super) fn int(&self, name: &str, (least, most): (i64, i64)) -> Result<Option<i64>, Raised> {
-        let Some(value) = self.find(name) else { return Ok(None) };
-        let number = value.as_int().ok().filter(|number| (least..=most).contains(number));
-        number.map(Some).ok_or_else(|| self.bad(name, &format!("a whole number from {least} to {most}")))
+        let wanted = format!("a whole number from {least} to {most}");
+        self.read(name, &wanted, |value| value.as_int().ok().filter(|number| (least..=most).contains(number)))
     }
 
-    /// A text of bounded length in bytes.
-    pub(super) fn text(&self, name: &str, bytes_max: usize) -> Result<Option<String>, Raised> {
-        let Some(value) = self.find(name) else { return Ok(None) };
-        let text = value.as_immutable_string_ref().ok().filter(|text| (1..=bytes_max).contains(&text.len()));
-        let text = text.map(|text| text.to_string());
-        text.map(Some).ok_or_else(|| self.bad(name, &format!("a text of 1 to {bytes_max} bytes")))
+    /// A text of any length.
+    pub(super) fn text(&self, name: &str) -> Result<Option<ImmutableString>, Raised> {
+        self.read(name, "a text", |value| value.as_immutable_string_ref().ok().map(|text| text.clone()))
+    }
+
+    /// A text of bounded length in bytes, and not empty.
+    pub(super) fn short_text(&self, name: &str, bytes_max: usize) -> Result<Option<String>, Raised> {
+        self.read(name, &format!("a text of 1 to {bytes_max} bytes"), |value| {
+            let text = value.as_immutable_string_ref().ok()?;
+            (1..=bytes_max).contains(&text.len()).then(|| text.to_string())
+        })
     }
 
     /// A truth value.
     pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Raised> {
-        let Some(value) = self.find(name) else { return Ok(None) };
-        value.as_bool().map(Some).map_err(|_| self.bad(name, "true or false"))
+        self.read(name, "true or false", |value| value.as_bool().ok())
     }
 
-    /// Seconds, whole or not, more than none and at most `most`.
+    /// Seconds, whole or not, at most `most`.
     pub(super) fn seconds(&self, name: &str, most: Duration) -> Result<Option<Duration>, Raised> {
-        let Some(value) = self.find(name) else { return Ok(None) };
-        let seconds = value.as_float().ok().or_else(|| {
-            let whole = value.as_int().ok()?;
-            // Beyond 32 bits it is too long anyway.
-            Some(u32::try_from(whole).map_or(if whole < 0 { -1.0 } else { f64::MAX }, f64::from))
-        });
-        let wish =
-            seconds.filter(|seconds| *seconds >= 0.0).and_then(|wish| Duration::try_from_secs_f64(wish).ok());
-        let wish = wish.filter(|wish| *wish <= most);
-        wish.map(Some).ok_or_else(|| self.bad(name, &format!("0 to {} seconds", most.as_secs())))
+        self.read(name, &format!("0 to {} seconds", most.as_secs()), |value| {
+            let wish = match value.as_float() {
+                Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
+                Err(_) => Duration::from_secs(value.as_int().ok()?.try_into().ok()?),
+            };
+            (wish <= most).then_some(wish)
+        })
     }
 }

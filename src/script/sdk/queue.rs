@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::super::World;
 use super::super::watch::Watch;
+use super::given::shown;
 use super::options::Options;
 use super::{Kit, Raised, kv, offer, wrong};
 use crate::model::{Body, Kind, Name, Request, Row, Script, TriggerOn, UnixMs};
@@ -81,7 +82,7 @@ impl Wishes {
         Ok(Wishes {
             delay: options.seconds("delay", DELAY_MAX)?.unwrap_or_default(),
             attempts_max: attempts_max.and_then(|most| u16::try_from(most).ok()),
-            key: options.text("key", KEY_BYTES_MAX)?,
+            key: options.short_text("key", KEY_BYTES_MAX)?,
         })
     }
 }
@@ -97,15 +98,19 @@ fn send(
         return Err(wrong("queue::send", "there are no queues here"));
     };
     watch.with_view(ctx, "queue::send", |view| {
-        let queue: Name = name.parse().map_err(|why| ViewError::Limit(format!("the name {name:?} {why}")))?;
+        let queue: Name =
+            name.parse().map_err(|why| ViewError::Limit(format!("the name {} {why}", shown(name))))?;
         let Some(trigger) = view.queue(&queue) else {
             let why =
-                format!("no trigger takes messages of \"{name}\"; make one of the kind \"queue\" first");
+                format!("no trigger takes messages of {}; make one of the kind \"queue\" first", shown(name));
             return Err(ViewError::Limit(why));
         };
         let catalog = world.store.catalog();
         let Some(script) = catalog.scripts.get(&trigger.script_id) else {
-            return Err(ViewError::Limit(format!("the script that takes messages of \"{name}\" is gone")));
+            return Err(ViewError::Limit(format!(
+                "the script that takes messages of {} is gone",
+                shown(name)
+            )));
         };
         let unique = wishes.key.as_ref().map(|key| format!("queue {name} {key}"));
         if let Some(id) = unique.as_deref().and_then(|key| view.unique(key)) {
@@ -140,7 +145,7 @@ pub(super) fn start(
     };
     watch.with_view(ctx, "run::start", |view| {
         let Some(script) = world.library.by_name(view.app(), name) else {
-            return Err(ViewError::Limit(format!("the app has no script \"{name}\"")));
+            return Err(ViewError::Limit(format!("the app has no script {}", shown(name))));
         };
         let unique = wishes.key.as_ref().map(|key| format!("run {name} {key}"));
         if let Some(id) = unique.as_deref().and_then(|key| view.unique(key)) {

@@ -7,6 +7,7 @@ use rhai::{Dynamic, EvalAltResult, Map, NativeCallContext};
 use super::super::engine;
 use super::super::watch::Watch;
 use super::super::{Fault, alloc, convert, faults};
+use super::given::shown;
 use super::queue::{self, Wishes};
 use super::{Kit, Raised, kv, offer, wrong};
 use crate::model::Row;
@@ -80,7 +81,8 @@ fn call(watch: &Watch, ctx: &NativeCallContext, name: &str, input: &[u8]) -> Res
         return Err(wrong("run::call", "there are no other scripts here"));
     };
     let script = world.library.by_name(caller.app_id, name);
-    let script = script.ok_or_else(|| wrong("run::call", format!("the app has no script \"{name}\"")))?;
+    let script =
+        script.ok_or_else(|| wrong("run::call", format!("the app has no script {}", shown(name))))?;
     // Compiled programs outlive the run.
     let program = alloc::outside(|| world.library.active(&script));
     let program = program.map_err(|fault| wrong("run::call", format!("\"{name}\": {}", fault.message)))?;

@@ -82,6 +82,13 @@ impl Desk {
         self.bytes >= HEAVY_BYTES
     }
 
+    /// Loses all that waits.
+    #[cfg(test)]
+    pub(crate) fn lose(&mut self) {
+        self.staged.clear();
+        self.latest.clear();
+    }
+
     /// Takes what was accepted. Of two changes of one key, that nothing waits for, the later stands for both.
     pub(crate) fn stage(&mut self, accepted: Accepted) {
         let Accepted { commit, effects, reactions, queued } = accepted;
@@ -214,7 +221,9 @@ impl Desk {
         let found = keys.len();
         let forgotten = self.forget(txn, fronts, app, keys)?;
         let left = found == SWEEP_MAX || forgotten < found;
-        if !left {
+        if left {
+            self.write_usage(txn)?;
+        } else {
             self.usage.remove(&app);
             txn.open_table(KV_USAGE)?.remove(app.as_u128())?;
         }

@@ -6,7 +6,7 @@ use super::history::{self, Shape};
 use crate::store::apply::Sabotage;
 
 /// Histories within which each must be caught.
-const HISTORIES: u64 = 4;
+const HISTORIES: u64 = 24;
 
 /// Who notices.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,4 +69,19 @@ fn an_end_that_leaves_its_row_is_caught() {
 #[test]
 fn a_flush_without_the_relaxed_rows_is_caught() {
     check(Sabotage::RelaxedForgotten, By::Reader, "lost");
+}
+
+#[test]
+fn changes_before_their_end_are_caught() {
+    check(Sabotage::EffectsInTwoCommits, By::Cut, "none of the states");
+}
+
+#[test]
+fn an_end_before_its_changes_is_caught() {
+    check(Sabotage::EffectsLeftBehind, By::Reader, "none of the states");
+}
+
+#[test]
+fn changes_that_are_not_written_are_caught() {
+    check(Sabotage::EffectsForgotten, By::Reader, "none of the states");
 }

@@ -3,16 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use redb::{
-    Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, Value,
+    Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    TableHandle, Value,
 };
 use uuid::Uuid;
 
 use crate::model::{DeadLetter, Row};
 use crate::store::codec;
+use crate::store::kv::{self, Usage};
 use crate::store::log::{self, BlockHead};
 use crate::store::tables::{
-    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, LOG, LOG_INDEX, META, META_CLAIMED, META_DEAD_BYTES,
-    META_SCHEMA, META_VERSIONS_BYTES, META_WEAR, OUTBOX, ROUTES, SCRIPTS, TableKey, TableVisitor, VERSIONS,
+    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, KV, KV_EXPIRY, KV_USAGE, LOG, LOG_INDEX, META, META_CLAIMED,
+    META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES, META_WEAR, OUTBOX, ROUTES, SCRIPTS, TableKey,
+    TableVisitor, VERSIONS,
 };
 use crate::store::wear::Wear;
 use crate::store::{Error, SCHEMA};
@@ -36,6 +39,11 @@ pub(super) struct Found {
     pub(super) letters: Shelf<u128>,
     pub(super) blocks: BTreeMap<u64, (BlockHead, Vec<Record>)>,
     pub(super) claimed: BTreeSet<u128>,
+    /// By app and key, as they are stored.
+    pub(super) values: Shelf<Vec<u8>>,
+    /// When which of them expire.
+    expiry: BTreeSet<Vec<u8>>,
+    pub(super) usage: BTreeMap<u128, Usage>,
 }
 
 /// What the tables weigh.
@@ -76,6 +84,9 @@ impl Found {
             letters: read(&txn, DEAD_LETTERS)?,
             blocks: read_log(&txn)?,
             claimed,
+            values: read_bytes(&txn, KV)?,
+            expiry: read_bytes(&txn, KV_EXPIRY)?.into_keys().collect(),
+            usage: read_usage(&txn)?,
         })
     }
 
@@ -121,7 +132,26 @@ impl Found {
                 return Err(format!("{} contradicts itself: {row:?}", Uuid::from_u128(*id)));
             }
         }
-        Ok(())
+        self.check_values()
+    }
+
+    /// What is noted of the values is what they are.
+    fn check_values(&self) -> Result<(), String> {
+        let (mut expiry, mut kept) = (BTreeSet::new(), BTreeMap::<u128, (u64, u64)>::new());
+        for (raw, bytes) in &self.values {
+            expiry.extend(kv::expiry_of(raw, bytes).map_err(|error| error.to_string())?);
+            let entry: kv::Entry = codec::decode(bytes).map_err(|error| error.to_string())?;
+            let (app, key) = raw.split_first_chunk::<16>().ok_or("a value has no app")?;
+            let (keys, weight) = kept.entry(u128::from_be_bytes(*app)).or_default();
+            *keys += 1;
+            *weight += u64::try_from(key.len() + entry.value.len()).unwrap();
+        }
+        if expiry != self.expiry {
+            return Err(format!("{} values expire, {} are noted", expiry.len(), self.expiry.len()));
+        }
+        let noted = self.usage.iter().map(|(app, usage)| (*app, (usage.keys, usage.bytes)));
+        let noted: BTreeMap<_, _> = noted.filter(|(_, usage)| *usage != (0, 0)).collect();
+        if noted == kept { Ok(()) } else { Err(format!("apps keep {kept:?}, noted is {noted:?}")) }
     }
 }
 
@@ -191,6 +221,33 @@ where
         all.insert(key.value(), bytes.value().to_vec());
     }
     Ok(all)
+}
+
+/// A table whose keys are bytes; empty in files of releases that did not have it.
+fn read_bytes(
+    txn: &ReadTransaction,
+    table: TableDefinition<'_, &'static [u8], &'static [u8]>,
+) -> Result<Shelf<Vec<u8>>, String> {
+    let table = match txn.open_table(table) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Shelf::new()),
+        opened => opened.map_err(|error| error.to_string())?,
+    };
+    let mut all = BTreeMap::new();
+    for entry in table.iter().map_err(|error| error.to_string())? {
+        let (key, bytes) = entry.map_err(|error| error.to_string())?;
+        all.insert(key.value().to_vec(), bytes.value().to_vec());
+    }
+    Ok(all)
+}
+
+fn read_usage(txn: &ReadTransaction) -> Result<BTreeMap<u128, Usage>, String> {
+    match txn.open_table(KV_USAGE) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+        opened => drop(opened.map_err(|error| error.to_string())?),
+    }
+    let decode = |(app, bytes): (u128, Vec<u8>)| Ok((app, codec::decode(&bytes)?));
+    let decoded: Result<_, Error> = read(txn, KV_USAGE)?.into_iter().map(decode).collect();
+    decoded.map_err(|error| error.to_string())
 }
 
 fn read_log(txn: &ReadTransaction) -> Result<BTreeMap<u64, (BlockHead, Vec<Record>)>, String> {

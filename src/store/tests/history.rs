@@ -77,7 +77,7 @@ fn settings(chance: &mut Chance) -> Settings {
         versions_age_max: Duration::from_secs(20 * 3_600),
         sync_delay: Duration::ZERO,
         write_budget_bytes_per_day: 0,
-        kv_bytes_max: 64 * 1024,
+        kv_bytes_max: 1024 * 1024,
         timeout_async: Duration::from_secs(30),
         space: Bounds { low_bytes: 0, inodes_low: 0, reserve_bytes: 0 },
     }

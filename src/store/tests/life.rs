@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::effects::{Acts, Changed, Fate, Values};
 use super::found::Found;
 use super::setup::Op;
 use super::world::{Item, Logged, Orphan, World, put};
@@ -24,10 +25,19 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// A command that the history asks for.
 #[derive(Clone, Debug)]
 pub(super) enum Plan {
-    Enqueue { row: Arc<Row>, claimed: bool },
+    Enqueue {
+        row: Arc<Row>,
+        claimed: bool,
+    },
     Relaxed(Arc<Row>),
     Claim(Vec<u128>),
     Done(Arc<Logged>),
+    /// A run that ended with changes, or changes without a run. With `told`, somebody waits for them.
+    Run {
+        run: Option<(Arc<Row>, Arc<Logged>)>,
+        acts: Arc<Acts>,
+        told: bool,
+    },
     Retry(Arc<Row>),
     Dead(Box<DeadLetter>, Arc<Logged>),
     Release(u128),
@@ -52,6 +62,8 @@ pub(super) struct Batch<'a> {
     pub(super) plans: &'a [Plan],
     /// By the number of the plan; `None` where nobody was told.
     pub(super) told: &'a [Option<Told>],
+    /// What became of the changes of runs.
+    pub(super) fates: &'a [Fate],
     pub(super) ask: Ask,
     pub(super) began_at: usize,
     /// The position of the journal when it returned; `None` if it failed.
@@ -67,7 +79,7 @@ struct Note {
     /// Without the relaxed rows and the ends.
     world: World,
     relaxed: Vec<Arc<Item<Row>>>,
-    ended: Vec<Arc<Logged>>,
+    ended: Vec<Over>,
     /// All that waited went down with it.
     flushed: bool,
     /// The ends that waited went down with it.
@@ -75,6 +87,13 @@ struct Note {
     /// Nothing but relaxed rows and ends came of it.
     quiet: bool,
     now: UnixMs,
+}
+
+/// The end of a row, or of changes without one.
+#[derive(Clone, Debug, Default)]
+struct Over {
+    record: Option<Arc<Logged>>,
+    changed: Option<Arc<Changed>>,
 }
 
 /// All batches of one process.
@@ -90,6 +109,9 @@ pub(super) struct Life {
     sources_looked_at: Option<UnixMs>,
     /// Blocks of the log that were ever seen.
     heads: BTreeMap<u64, BlockHead>,
+    /// The values as runs see them: all that was accepted.
+    values: Values,
+    commit: u64,
 }
 
 /// How a file is looked at.
@@ -104,6 +126,7 @@ pub(super) enum View {
 impl Life {
     /// Begins with the state that the start leaves, and what it has to say of the rows in it.
     pub(super) fn new(settings: &Settings, world: World, orphans: Vec<Orphan>) -> Life {
+        let (values, commit) = (world.values.clone(), world.values.latest());
         let note = Note { world, ..Note::default() };
         let settings = settings.clone();
         Life {
@@ -113,6 +136,8 @@ impl Life {
             orphans,
             sources_looked_at: None,
             heads: BTreeMap::new(),
+            values,
+            commit,
         }
     }
 
@@ -147,6 +172,7 @@ impl Life {
         let mut note = Note { began_at: batch.began_at, now: batch.ask.now, ..Note::default() };
         let mut durable_at = Vec::new();
         let both = || batch.plans.iter().zip(batch.told);
+        let mut overs = self.run(batch)?;
         // Changes are made before all else.
         for (plan, told) in both() {
             if let Plan::Change(op) = plan {
@@ -172,7 +198,23 @@ impl Life {
                 }
                 Plan::Done(record) => {
                     world.claimed.remove(&record.id);
-                    note.ended.push(record.clone());
+                    note.ended.push(Over::of(record));
+                }
+                Plan::Run { told: waits, .. } => {
+                    let over = overs.next().unwrap_or_default();
+                    if let Some(record) = &over.record {
+                        world.claimed.remove(&record.id);
+                    }
+                    let changed = over.changed.as_ref();
+                    // Whoever waits, or queues, takes all along that waits.
+                    if let Some(changed) = changed.filter(|changed| *waits || !changed.rows.is_empty()) {
+                        note.flushed = true;
+                        durable_at.extend(batch.returned_at);
+                        for row in &changed.rows {
+                            put(&mut world.outbox, row.execution_id, row.as_ref().clone());
+                        }
+                    }
+                    note.ended.push(over);
                 }
                 Plan::Retry(row) => {
                     world.claimed.remove(&row.execution_id.as_u128());
@@ -182,7 +224,7 @@ impl Life {
                 Plan::Dead(letter, record) => {
                     world.claimed.remove(&record.id);
                     letters.push(letter.as_ref().clone());
-                    note.ended.push(record.clone());
+                    note.ended.push(Over::of(record));
                     note.ends_down = true;
                     durable_at.extend(batch.returned_at);
                 }
@@ -199,14 +241,45 @@ impl Life {
             Plan::Relaxed(_) | Plan::Done(_) | Plan::Release(_) | Plan::Settled | Plan::Probe => true,
             Plan::Enqueue { .. } | Plan::Change(_) => *told == Some(Told::Refused),
             Plan::Claim(_) | Plan::Retry(_) | Plan::Dead(..) => false,
+            // If it was not quiet, the batch was flushed.
+            Plan::Run { .. } => true,
         };
-        note.quiet = both().all(is_quiet);
-        note.flushed = batch.ask.flush || batch.ask.checkpoint;
+        note.quiet = both().all(is_quiet) && !note.flushed;
+        note.flushed |= batch.ask.flush || batch.ask.checkpoint;
         durable_at.extend(note.flushed.then_some(batch.returned_at).flatten());
         note.durable_at = durable_at.into_iter().min();
         note.world = world;
         self.notes.push(note);
         Ok(())
+    }
+
+    /// What became of the runs of a batch: each is accepted as if it had been made after those before it, and one that
+    /// changes nothing stands as of when it read, first or again.
+    fn run(&mut self, batch: &Batch<'_>) -> Result<std::vec::IntoIter<Over>, String> {
+        let (mut overs, before) = (Vec::new(), self.values.clone());
+        for (plan, fate) in batch.plans.iter().zip(batch.fates) {
+            let Plan::Run { run, acts, .. } = plan else { continue };
+            // The writer takes numbers too, for what it clears away.
+            let number = match fate {
+                Fate::Accepted(commit) if *commit > self.commit => *commit,
+                Fate::Accepted(_) | Fate::Nothing | Fate::Refused | Fate::Unread => 0,
+            };
+            let changed = match (fate, acts.change(&self.values, number)) {
+                (Fate::Accepted(_), Some(changed)) if number > 0 => Some(changed),
+                (Fate::Nothing, None) => None,
+                (Fate::Nothing, Some(_)) if acts.change(&before, 0).is_none() => None,
+                (Fate::Refused, Some(changed)) if !changed.rows.is_empty() => None,
+                (Fate::Unread, _) => None,
+                (fate, next) => return Err(format!("{acts:?} came to {fate:?}, not to {next:?}")),
+            };
+            if let Some(changed) = &changed {
+                self.values.take(changed);
+                self.commit = number;
+            }
+            let record = run.as_ref().map(|(_, record)| record.clone());
+            overs.push(Over { record, changed: changed.map(Arc::new) });
+        }
+        Ok(overs.into_iter())
     }
 
     /// The state that `found` is, and what a start that found it first has to say; or why it is none that may be.
@@ -275,10 +348,15 @@ impl Life {
         for item in self.notes[..=relaxed].iter().flat_map(|note| &note.relaxed) {
             world.outbox.insert(item.value.execution_id.as_u128(), item.clone());
         }
-        for record in self.notes[..=ended].iter().flat_map(|note| &note.ended) {
-            world.outbox.remove(&record.id);
-            world.ended.insert(record.id);
-            world.log.push(record.clone());
+        for over in self.notes[..=ended].iter().flat_map(|note| &note.ended) {
+            if let Some(changed) = &over.changed {
+                world.values.take(changed);
+            }
+            if let Some(record) = &over.record {
+                world.outbox.remove(&record.id);
+                world.ended.insert(record.id);
+                world.log.push(record.clone());
+            }
         }
         world
     }
@@ -319,6 +397,12 @@ impl Life {
     }
 }
 
+impl Over {
+    fn of(record: &Arc<Logged>) -> Over {
+        Over { record: Some(record.clone()), changed: None }
+    }
+}
+
 fn when(told: Told) -> Option<usize> {
     match told {
         Told::Yes(at) => Some(at),
@@ -338,6 +422,7 @@ fn check_told(what: &str, done: bool, told: Option<Told>, returned: bool) -> Res
 /// What retention has dropped is not expected back.
 fn without_dropped(mut world: World, found: &Found) -> World {
     world.letters.retain(|id, _| found.letters.contains_key(id));
+    world.values = std::mem::take(&mut world.values).without_swept(found);
     world.log.drain(..world.log.len() - found.records().len());
     world
 }

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::chance::Chance;
+use super::effects::{Act, Acts, Fate, key};
 use super::life::{Plan, Told, name};
 use super::setup::Op;
 use super::world::{Item, Logged, Shelf, World, stamp_ms};
 use crate::model::{
     Access, App, AppLimits, Attempt, Body, BodyMode, DeadLetter, Delivery, DispatchMode, Domain, Durability,
-    Egress, Ended, ExecutionRecord, InboxId, Key, Kind, Request, Route, Row, Sandbox, Script, UnixMs,
+    Egress, Ended, ExecutionRecord, InboxId, Key, Request, Route, Row, Sandbox, Script, UnixMs, testing,
 };
 use crate::store::apply::Ask;
 use crate::store::codec;
@@ -94,10 +95,11 @@ impl Plans {
         &mut self,
         plans: &[Plan],
         told: &[Option<Told>],
-        redriven: Vec<Arc<Row>>,
+        fates: &[Fate],
+        enqueued: Vec<Arc<Row>>,
     ) -> Result<(), String> {
-        let mut wanted = Vec::new();
-        for (plan, told) in plans.iter().zip(told) {
+        let (mut wanted, mut queued) = (Vec::new(), Vec::new());
+        for ((plan, told), fate) in plans.iter().zip(told).zip(fates) {
             let done = matches!(told, Some(Told::Yes(_)));
             match plan {
                 Plan::Enqueue { row, claimed } if done => {
@@ -107,13 +109,17 @@ impl Plans {
                 }
                 Plan::Claim(ids) if done => self.running.extend(ids),
                 Plan::Change(Op::Redrive { execution, .. }) if done => wanted.push(*execution),
+                Plan::Run { acts, .. } if matches!(fate, Fate::Accepted(_)) => {
+                    queued.extend(acts.rows().map(|row| row.execution_id));
+                }
                 _ => {}
             }
         }
-        if !redriven.iter().map(|row| row.execution_id).eq(wanted.iter().copied()) {
-            return Err(format!("re-driven were {wanted:?}, heard of were {redriven:?}"));
+        wanted.append(&mut queued);
+        if !enqueued.iter().map(|row| row.execution_id).eq(wanted.iter().copied()) {
+            return Err(format!("re-driven or queued were {wanted:?}, heard of were {enqueued:?}"));
         }
-        for row in redriven {
+        for row in enqueued {
             self.ready.push(row.execution_id.as_u128());
             self.rows.insert(row.execution_id.as_u128(), row);
         }
@@ -130,36 +136,40 @@ impl Plans {
                 let row = self.row(Some(InboxId(self.now.0.unsigned_abs())));
                 plans.push(Plan::Enqueue { row, claimed: false });
             }
-            28..42 => self.relaxed(plans),
+            28..42 => self.relaxed(world, plans),
             42..46 => {
                 // Run directly: it never was a row.
                 let row = self.row(Some(InboxId(7)));
                 let id = self.hold(row);
-                plans.push(Plan::Done(self.record(id, None)));
+                plans.push(self.done(id, world));
             }
             46..58 => {
                 let ids: Vec<u128> =
                     (0..=self.chance.below(3)).filter_map(|_| self.take(|plans| &mut plans.ready)).collect();
                 plans.extend((!ids.is_empty()).then_some(Plan::Claim(ids)));
             }
-            58..82 => plans.extend(self.end()),
+            58..82 => plans.extend(self.end(world)),
             82..84 => {
                 // An operator cancels what waits.
                 let waiting = self.take(|plans| &mut plans.ready);
                 plans.extend(waiting.map(|id| Plan::Done(self.record(id, None))));
             }
-            84..87 => plans.push(Plan::Settled),
-            87..88 => plans.push(Plan::Probe),
+            84..86 => plans.push(Plan::Settled),
+            86..87 => plans.push(Plan::Probe),
+            87..89 => {
+                // An operator changes values.
+                plans.extend(self.acts(world).map(|acts| Plan::Run { run: None, acts, told: true }));
+            }
             _ => plans.push(Plan::Change(self.op(world))),
         }
     }
 
-    fn relaxed(&mut self, plans: &mut Vec<Plan>) {
+    fn relaxed(&mut self, world: &World, plans: &mut Vec<Plan>) {
         let row = self.row(Some(InboxId(1)));
         plans.push(Plan::Relaxed(row.clone()));
         let id = self.hold(row);
         if self.chance.percent(50) {
-            plans.push(Plan::Done(self.record(id, None)));
+            plans.push(self.done(id, world));
         } else {
             self.running.push(id);
         }
@@ -168,7 +178,7 @@ impl Plans {
     /// Many at once: a wave of requests, or of new sources.
     fn burst(&mut self, world: &World, plans: &mut Vec<Plan>) {
         if self.chance.percent(50) {
-            (0..12).for_each(|_| self.relaxed(plans));
+            (0..12).for_each(|_| self.relaxed(world, plans));
         } else if let Some(id) = self.some(&world.setup.scripts) {
             for number in 0..45 {
                 let source = format!("{number}").parse().unwrap();
@@ -177,17 +187,54 @@ impl Plans {
         }
     }
 
+    /// The end of a run that did well; half of them change something.
+    fn done(&mut self, id: u128, world: &World) -> Plan {
+        let row = self.rows[&id].clone();
+        let record = self.record(id, None);
+        match self.acts(world).filter(|_| self.chance.percent(60)) {
+            Some(acts) => Plan::Run { run: Some((row, record)), acts, told: self.chance.percent(60) },
+            None => Plan::Done(record),
+        }
+    }
+
+    /// What a run does with the values of an app, if there is one.
+    fn acts(&mut self, world: &World) -> Option<Arc<Acts>> {
+        let app = name(self.some(&world.setup.apps)?);
+        let mut acts = Vec::new();
+        for _ in 0..=self.chance.below(4) {
+            acts.push(self.act());
+        }
+        Some(Arc::new(Acts { app, now: self.now, acts }))
+    }
+
+    fn act(&mut self) -> Act {
+        let some = |chance: &mut Chance| key(&format!("k/{}", chance.below(8)));
+        match self.chance.below(20) {
+            0..7 => Act::Count,
+            7..12 => {
+                let value = format!("{:?}", self.chance.next().to_string().repeat(1 + self.chance.below(6)));
+                let wait = i64::try_from(self.chance.below(9_000)).unwrap();
+                let expires_at = self.chance.percent(40).then_some(UnixMs(self.now.0 + wait));
+                Act::Set { key: some(&mut self.chance), value: value.into(), expires_at }
+            }
+            12..14 => Act::Copy { from: some(&mut self.chance), to: some(&mut self.chance) },
+            14..16 => Act::Delete(some(&mut self.chance)),
+            16..18 => Act::Tally(key("tally")),
+            _ => Act::Queue(self.row(None)),
+        }
+    }
+
     /// The end of an attempt.
-    fn end(&mut self) -> Option<Plan> {
+    fn end(&mut self, world: &World) -> Option<Plan> {
         let id = self.take(|plans| &mut plans.running)?;
         let row = self.rows[&id].clone();
         let roll = self.chance.below(100);
         if row.is_sync() {
             // One that is released waits for the next start.
-            return Some(if roll < 92 { Plan::Done(self.record(id, None)) } else { Plan::Release(id) });
+            return Some(if roll < 92 { self.done(id, world) } else { Plan::Release(id) });
         }
         match roll {
-            0..50 => Some(Plan::Done(self.record(id, None))),
+            0..50 => Some(self.done(id, world)),
             50..72 => {
                 let again = Arc::new(self.failed(&row));
                 self.rows.insert(id, again.clone());
@@ -251,41 +298,19 @@ impl Plans {
     pub(super) fn row(&mut self, reply_to: Option<InboxId>) -> Arc<Row> {
         let id = name(self.id());
         let body = Body::Raw(Bytes::from(self.text()));
+        let plain = testing::row();
         Arc::new(Row {
             execution_id: id,
             request_id: "r".into(),
-            kind: Kind::Http,
             app_id: name(1),
-            route_id: None,
             script_id: name(2),
-            script_name: "s".into(),
             timeout_ms: 5_000,
             reply_to,
-            request: Request {
-                method: "POST".into(),
-                path: "/x".into(),
-                headers: vec![("a".into(), "b".into())],
-                body,
-                query: String::new(),
-                params: vec![],
-                rest: String::new(),
-            },
-            principal: None,
-            trigger_depth: 0,
+            request: Request { headers: vec![("a".into(), "b".into())], body, ..plain.request },
             root_execution_id: id,
-            attempts: 0,
-            crashes: 0,
             due_at: self.now,
             accepted_at: self.now,
-            pinned_version: None,
-            history: vec![],
-            redriven_from: None,
-            age_ms: 0,
-            wait_ms: 0,
-            trigger_id: None,
-            event: None,
-            attempts_max: None,
-            unique: None,
+            ..plain
         })
     }
 

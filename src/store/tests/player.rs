@@ -9,15 +9,17 @@ use uuid::Uuid;
 
 use super::chance::Chance;
 use super::disk::Disk;
+use super::effects::{Acts, Fate};
 use super::found::{Found, Weights};
 use super::life::{Batch, Life, Plan, Told, View};
 use super::plans::Plans;
 use super::setup::Op;
-use super::world::{Orphan, World, wrong_orphan};
+use super::world::{Logged, Orphan, World, wrong_orphan};
 use crate::model::Row;
 use crate::store::apply::{Ask, Sabotage};
 use crate::store::backend::CardMeter;
 use crate::store::compact::{self, Seen};
+use crate::store::kv::{self, Refused, ViewError};
 use crate::store::open::{Opened, open_on};
 use crate::store::queue::{Command, Reply};
 use crate::store::{ChangeError, End, Error, Hooks, Load, Recovered, Settings, Startable, Store};
@@ -146,6 +148,7 @@ impl Player {
         self.disk.give_way_to(&disk);
         self.disk = disk;
         self.startable.db = Arc::new(db);
+        self.store.exchange(self.startable.db.clone());
         Ok(())
     }
 
@@ -165,19 +168,21 @@ impl Player {
         let answers: Answers = Arc::new(Mutex::new(vec![None; plans.len()]));
         let mut commands: Vec<Command> =
             plans.iter().enumerate().map(|(number, plan)| self.command(number, plan, &answers)).collect();
+        let fates = self.run(plans, &mut commands, &answers)?;
         let began_at = self.disk.position();
         let result = self.startable.applier.apply(&self.startable.db, &mut commands, ask, &self.hooks);
         drop(commands);
         let told = answers.lock().unwrap().clone();
         let returned_at = result.is_ok().then(|| self.disk.position());
-        self.life.note(&Batch { plans, told: &told, ask, began_at, returned_at })?;
+        self.life.note(&Batch { plans, told: &told, fates: &fates, ask, began_at, returned_at })?;
         let answered = plans.iter().zip(&told).filter_map(|(plan, told)| Some((plan.clone(), (*told)?)));
         self.told.extend(answered);
-        check_answers(plans, &told, &full, result.is_ok())?;
+        check_answers(plans, &told, &fates, &full, result.is_ok())?;
         if let Err(error) = result {
             return Ok(Some(error));
         }
-        self.plans.heard(plans, &told, std::mem::take(&mut *self.enqueued.lock().unwrap()))?;
+        let enqueued = std::mem::take(&mut *self.enqueued.lock().unwrap());
+        self.plans.heard(plans, &told, &fates, enqueued)?;
         self.look(plans.iter().any(|plan| matches!(plan, Plan::Settled))).map(|()| None)
     }
 
@@ -198,42 +203,126 @@ impl Player {
         Ok(())
     }
 
+    /// Makes the runs of a batch as benches do: all read before the first of them commits, and who comes too late is
+    /// made again. What they post takes the places of their plans.
+    fn run(&self, plans: &[Plan], commands: &mut [Command], answers: &Answers) -> Result<Vec<Fate>, String> {
+        let mut fates = vec![Fate::Nothing; plans.len()];
+        let runs = plans.iter().enumerate().filter_map(|(number, plan)| match plan {
+            Plan::Run { run, acts, told } => Some((number, run, acts, *told)),
+            _ => None,
+        });
+        let viewed: Vec<_> = runs.map(|run| (run, self.view(run.2))).collect();
+        for ((number, run, acts, told), view) in viewed {
+            let tell = told.then(|| self.reply(number, answers));
+            let (fate, command) = self.commit(run.as_ref(), view, tell)?;
+            let (fate, command) = match fate {
+                Some(fate) => (fate, command),
+                None => {
+                    let tell = told.then(|| self.reply(number, answers));
+                    let (fate, command) = self.commit(run.as_ref(), self.view(acts), tell)?;
+                    (fate.ok_or("a run that is alone came too late")?, command)
+                }
+            };
+            fates[number] = fate;
+            commands[number] = command;
+        }
+        Ok(fates)
+    }
+
+    fn view(&self, acts: &Acts) -> Result<kv::View, ViewError> {
+        let mut view = self.store.view(acts.app, acts.now);
+        acts.make(&mut view).map(|()| view)
+    }
+
+    /// Ends a run with what it changed, or without that if it is refused; `None` if it has to be made again.
+    fn commit(
+        &self,
+        run: Option<&(Arc<Row>, Arc<Logged>)>,
+        view: Result<kv::View, ViewError>,
+        told: Option<Reply>,
+    ) -> Result<(Option<Fate>, Command), String> {
+        let plain = || match run {
+            Some((_, record)) => end(record.id, End::Done(record.encoded())),
+            None => Command::Probe(Box::new(|_| {})),
+        };
+        let effects = match view {
+            Ok(view) => view.into_effects(None),
+            Err(ViewError::Stale) => return Ok((None, plain())),
+            Err(ViewError::Store(_)) if self.disk.has_failed() => return Ok((Some(Fate::Unread), plain())),
+            Err(error) => return Err(error.to_string()),
+        };
+        let Some(effects) = effects else { return Ok((Some(Fate::Nothing), plain())) };
+        let posted = match (run, told) {
+            (Some((row, record)), told) => {
+                let settlement = || kv::Settlement { end: End::Done(record.encoded()), told };
+                self.store.settle_with(row, effects, settlement)
+            }
+            (None, told) => {
+                let told = told.ok_or("an operator waits")?;
+                self.store.commit(effects, told).map(drop)
+            }
+        };
+        match posted {
+            Ok(()) => {
+                let command = self.store.take_posted().pop().ok_or("nothing was posted")?;
+                let commit = command.commit_number().ok_or("something else was posted")?;
+                Ok((Some(Fate::Accepted(commit)), command))
+            }
+            Err(Refused::Conflict) => Ok((None, plain())),
+            Err(Refused::Store(Error::OutboxFull { .. })) => Ok((Some(Fate::Refused), plain())),
+            Err(Refused::Store(_)) if self.disk.has_failed() => Ok((Some(Fate::Unread), plain())),
+            Err(Refused::Store(error)) => Err(error.to_string()),
+            Err(Refused::KvFull(why)) => Err(why),
+        }
+    }
+
     fn command(&self, number: usize, plan: &Plan, answers: &Answers) -> Command {
-        let (answers, disk) = (answers.clone(), self.disk.clone());
-        let tell =
-            move |told: fn(usize) -> Told| answers.lock().unwrap()[number] = Some(told(disk.position()));
-        let reply = |tell: Tell| -> Reply {
-            Box::new(move |result| {
-                tell(match result {
-                    Ok(()) => Told::Yes,
-                    Err(error) if error.is_refusal() => |_| Told::Refused,
-                    Err(_) => |_| Told::Broken,
-                });
-            })
-        };
-        let end = |id: u128, end| Command::Settle {
-            id: Uuid::from_u128(id),
-            of: None,
-            end,
-            effects: None,
-            told: None,
-        };
+        let tell = self.tell(number, answers);
         match plan.clone() {
-            Plan::Enqueue { row, claimed } => Command::Enqueue { row, claimed, reply: reply(Box::new(tell)) },
+            Plan::Enqueue { row, claimed } => Command::Enqueue { row, claimed, reply: reply(tell) },
             Plan::Relaxed(row) => Command::EnqueueRelaxed(row),
             Plan::Claim(ids) => {
                 let ids = ids.into_iter().map(Uuid::from_u128).collect();
-                Command::Claim { ids, reply: reply(Box::new(tell)) }
+                Command::Claim { ids, reply: reply(tell) }
             }
             Plan::Done(record) => end(record.id, End::Done(record.encoded())),
             Plan::Retry(row) => end(row.execution_id.as_u128(), End::Retry(row)),
             Plan::Dead(letter, record) => end(record.id, End::Dead(letter, record.encoded())),
             Plan::Release(id) => end(id, End::Release),
-            Plan::Change(op) => change(op, Box::new(tell)),
-            Plan::Settled => Command::Settled(reply(Box::new(tell))),
-            Plan::Probe => Command::Probe(reply(Box::new(tell))),
+            Plan::Change(op) => change(op, tell),
+            Plan::Settled => Command::Settled(reply(tell)),
+            Plan::Probe => Command::Probe(reply(tell)),
+            // Its place; what is posted for it comes here.
+            Plan::Run { .. } => Command::Probe(Box::new(|_| {})),
         }
     }
+}
+
+impl Player {
+    fn tell(&self, number: usize, answers: &Answers) -> Tell {
+        let (answers, disk) = (answers.clone(), self.disk.clone());
+        Box::new(move |told: fn(usize) -> Told| {
+            answers.lock().unwrap()[number] = Some(told(disk.position()));
+        })
+    }
+
+    fn reply(&self, number: usize, answers: &Answers) -> Reply {
+        reply(self.tell(number, answers))
+    }
+}
+
+fn reply(tell: Tell) -> Reply {
+    Box::new(move |result| {
+        tell(match result {
+            Ok(()) => Told::Yes,
+            Err(error) if error.is_refusal() => |_| Told::Refused,
+            Err(_) => |_| Told::Broken,
+        });
+    })
+}
+
+fn end(id: u128, end: End) -> Command {
+    Command::Settle { id: Uuid::from_u128(id), of: None, end, effects: None, told: None }
 }
 
 /// The command that [`Store::change`] posts.
@@ -277,6 +366,7 @@ fn expected_refusals(plans: &[Plan], load: &Load, settings: &Settings) -> BTreeM
 fn check_answers(
     plans: &[Plan],
     told: &[Option<Told>],
+    fates: &[Fate],
     full: &BTreeMap<usize, bool>,
     done: bool,
 ) -> Result<(), String> {
@@ -289,6 +379,10 @@ fn check_answers(
             }
             Plan::Change(_) if !done => matches!(told, None | Some(Told::Broken)),
             Plan::Change(_) => matches!(told, Some(Told::Yes(_) | Told::Refused)),
+            Plan::Run { told: true, .. } if matches!(fates[number], Fate::Accepted(_)) => {
+                matches!((told, done), (Some(Told::Yes(_)), true) | (Some(Told::Broken), false))
+            }
+            Plan::Run { .. } => told.is_none(),
             Plan::Relaxed(_) | Plan::Done(_) | Plan::Retry(_) | Plan::Dead(..) | Plan::Release(_) => true,
         };
         if !right {

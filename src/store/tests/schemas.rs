@@ -7,6 +7,7 @@ use redb::Database;
 use uuid::Uuid;
 
 use super::disk::Disk;
+use super::effects::Values;
 use super::found::Found;
 use super::setup::SetUp;
 use super::world::{Item, Logged, Shelf, World, put};
@@ -49,6 +50,7 @@ fn world(found: &Found) -> World {
         claimed: found.claimed.clone(),
         letters: shelf(&found.letters),
         log,
+        values: Values::of(found),
         ..World::default()
     }
 }

@@ -201,8 +201,9 @@ impl SetUp {
     }
 
     fn delete_script(&mut self, id: Uuid) -> bool {
+        let before = self.versions.len();
         self.versions.retain(|(script, _), _| *script != id.as_u128());
-        self.touched = true;
+        self.touched |= self.versions.len() < before;
         self.scripts.remove(&id.as_u128()).is_some()
     }
 

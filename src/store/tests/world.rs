@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::effects::Values;
 use super::found::Found;
 use super::setup::SetUp;
 use crate::model::{DeadLetter, ExecutionRecord, Row, UnixMs};
@@ -79,6 +80,7 @@ pub(super) struct World {
     pub(super) log: Vec<Arc<Logged>>,
     /// All rows that ever ended.
     pub(super) ended: BTreeSet<u128>,
+    pub(super) values: Values,
 }
 
 /// What a start says about a row it found.
@@ -155,6 +157,7 @@ impl World {
             .or_else(|| shelf_differs("outbox row", &self.outbox, &found.outbox))
             .or_else(|| shelf_differs("dead letter", &letters, &found.letters))
             .or_else(|| self.setup.differs(found))
+            .or_else(|| self.values.differs(found, now, |app| self.setup.apps.contains_key(&app)))
     }
 
     fn log_differs(&self, found: &Found) -> Option<String> {
