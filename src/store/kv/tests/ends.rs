@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
+use std::thread;
 
 use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
@@ -226,6 +227,38 @@ fn a_closed_store_takes_what_was_accepted_along_and_nothing_more() {
     last.recv().unwrap().unwrap();
     assert_eq!(store.kv_usage(APP), (3, 6));
     check_over(&store, open);
+}
+
+#[test]
+fn who_commits_while_it_closes_is_refused_or_told() {
+    let (store, _) = running();
+    let (tell, told) = mpsc::channel();
+    let hammer = |name: String| {
+        let tell = tell.clone();
+        for accepted in 0..100_000 {
+            let mut view = store.view(APP, START);
+            put(&mut view, &format!("{name}/{accepted}"), "1");
+            let tell = tell.clone();
+            match store.commit(effects(view), move |said| tell.send(said).unwrap()) {
+                Ok(_) => {}
+                Err(Refused::Store(Error::Closed)) => return accepted,
+                Err(refused) => panic!("{refused:?}"),
+            }
+        }
+        panic!("it never closes");
+    };
+    let accepted: u64 = thread::scope(|scope| {
+        let hammer = &hammer;
+        let all: Vec<_> = (0..3).map(|n| scope.spawn(move || hammer(n.to_string()))).collect();
+        // All of them are at it.
+        (0..50).for_each(|_| told.recv().unwrap().unwrap());
+        store.close();
+        all.into_iter().map(|one| one.join().unwrap()).sum()
+    });
+    for _ in 50..accepted {
+        told.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+    }
+    assert_eq!(store.kv_usage(APP).0, accepted);
 }
 
 #[test]
