@@ -47,7 +47,8 @@ fn a_run_that_began_before_keeps_what_it_saw() {
 
 #[test]
 fn clearing_away_is_a_commit_like_others() {
-    let looks: [fn(&mut View) -> Result<(), ViewError>; 2] =
+    type Look = fn(&mut View) -> Result<(), ViewError>;
+    let looks: [Look; 2] =
         [|view| view.get(&key("brief")).map(drop), |view| view.list(&prefix("brief"), None, 10).map(drop)];
     for (first, again) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let mut bench = bench(true);
