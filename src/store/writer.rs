@@ -198,6 +198,7 @@ impl Writer {
     fn release_db(mut self) {
         self.compaction.stop();
         drop(self.shared.db.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.shared.fronts.renew();
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -194,8 +194,10 @@ fn a_dead_letter_is_handled_by_who_asks_for_it() {
         assert_eq!(record["kind"], "dead_letter");
     }
     daemon.kill_and_start_again();
+    // Ends that no flush had taken along are made again.
+    until("an empty outbox", || daemon.all("/outbox").is_empty().then_some(()));
     assert!(daemon.all(&format!("/executions?script={foreign}")).is_empty());
-    assert_eq!((daemon.all("/dead-letters").len(), daemon.all("/outbox").len()), (1, 0));
+    assert_eq!(daemon.all("/dead-letters").len(), 1);
 }
 
 #[test]

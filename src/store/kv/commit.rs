@@ -89,7 +89,8 @@ impl Store {
             return Err(Refused::KvFull(full(bytes, most)));
         }
         let mut queue = self.lock();
-        if queue.closed {
+        // What came before it began to close still goes down; it would never end if more came.
+        if queue.closing || queue.closed {
             return Err(Refused::Store(Error::Closed));
         }
         let commit = shared.fronts.next_commit();

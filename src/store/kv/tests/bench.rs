@@ -51,22 +51,29 @@ impl Bench {
 
     /// The writer takes what was posted. Changes that somebody waits for are in the file then.
     pub(super) fn write(&mut self) {
-        self.turn(false);
+        self.turn(false, |_| ());
+    }
+
+    /// The same; this comes after it has taken them, and before they are in the file.
+    pub(super) fn write_while<T>(&mut self, meanwhile: impl FnOnce(&Store) -> T) -> T {
+        self.turn(false, meanwhile)
     }
 
     /// The same, and everything else that waits goes down.
     pub(super) fn flush(&mut self) {
-        self.turn(true);
+        self.turn(true, |_| ());
     }
 
-    fn turn(&mut self, flush: bool) {
+    fn turn<T>(&mut self, flush: bool, meanwhile: impl FnOnce(&Store) -> T) -> T {
         let mut commands = {
             let mut queue = self.store.lock();
             (queue.bytes, queue.waiting, queue.urgent) = (0, 0, false);
             std::mem::take(&mut queue.commands)
         };
+        let made = meanwhile(&self.store);
         let ask = Ask { flush, checkpoint: false, now: self.now };
         self.applier.apply(&self.db, &mut commands, ask, &self.hooks).unwrap();
+        made
     }
 
     /// What the file holds of an app, expired or not.

@@ -187,3 +187,25 @@ fn what_was_set_anew_but_waits_is_not_cleared_away() {
     bench.flush();
     assert!(!bench.file(APP).contains_key("brief"));
 }
+
+#[test]
+fn what_is_set_anew_while_the_old_is_cleared_away_stays() {
+    for forever in [false, true] {
+        let mut bench = bench(true);
+        bench.now = after(SWEEP);
+        meanwhile(&bench.store, &[("other", Some("1"))]);
+        let set = bench.write_while(|store| {
+            let mut view = store.view(APP, after(SWEEP));
+            put_until(&mut view, "brief", "new", (!forever).then_some(after(SWEEP + 1)));
+            commit(store, view).unwrap()
+        });
+        for _ in 0..2 {
+            let found = bench.store.view(APP, after(SWEEP)).get(&key("brief")).unwrap();
+            assert_eq!(found.as_ref().and_then(|found| found.version), Some(set));
+            assert_eq!(text(found).as_deref(), Some("new"));
+            bench.check_usage(APP);
+            bench.write();
+        }
+        assert_eq!(bench.file(APP)["brief"].commit, set);
+    }
+}

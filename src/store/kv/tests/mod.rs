@@ -2,6 +2,7 @@
 
 mod bank;
 mod bench;
+mod ends;
 mod expiry;
 mod room;
 mod serial;

@@ -62,6 +62,8 @@ struct Instant {
 
 /// What a run was told, over what it had written by then.
 struct Seen {
+    /// The instant at which it looked.
+    at: usize,
     look: Look,
     written: Written,
     items: Vec<(String, Held)>,
@@ -170,7 +172,7 @@ impl World {
         let at = run;
         let run = self.run(run);
         run.since.get_or_insert(present);
-        match run.ask(look) {
+        match run.ask(present, look) {
             Ok(seen) => run.seen.push(seen),
             Err(ViewError::Stale) => return self.refused(at, "a look"),
             Err(error) => panic!("{error}"),
@@ -187,13 +189,11 @@ impl World {
     /// A run is made again only if somebody changed what it saw.
     fn refused(&mut self, at: usize, what: &str) {
         let run = self.runs[at].take().unwrap();
-        let since = &self.instants[run.since.expect("nothing was read") + 1..];
-        let touched = since.iter().flat_map(|instant| &instant.touched);
-        assert!(
-            run.forgot || touched.clone().any(|name| run.saw(name)),
-            "{what} of run {at} was refused without need: {:?}",
-            touched.collect::<Vec<_>>()
-        );
+        let is_changed = |seen: &Seen| {
+            let mut later = self.instants[seen.at + 1..].iter().flat_map(|instant| &instant.touched);
+            later.any(|name| seen.depends_on(name))
+        };
+        assert!(run.forgot || run.seen.iter().any(is_changed), "{what} of run {at} was refused without need");
     }
 
     fn put(&mut self, run: usize, name: &'static str, ticks: Option<u32>) {
@@ -281,7 +281,7 @@ impl World {
 }
 
 impl Run {
-    fn ask(&mut self, look: Look) -> Result<Seen, ViewError> {
+    fn ask(&mut self, at: usize, look: Look) -> Result<Seen, ViewError> {
         let (items, next) = match look {
             Look::Key(name) => {
                 (self.view.get(&key(name))?.map(|found| (key(name), found)).into_iter().collect(), None)
@@ -299,7 +299,7 @@ impl Run {
         };
         let items = items.iter().map(|(key, found)| (key.as_str().to_owned(), held(found))).collect();
         let next = next.map(|key| key.as_str().to_owned());
-        Ok(Seen { look, written: self.written.clone(), items, next })
+        Ok(Seen { at, look, written: self.written.clone(), items, next })
     }
 
     fn is_of(&self, instant: &Instant) -> bool {
@@ -310,19 +310,19 @@ impl Run {
     fn is_of_values(&self, values: &Values) -> bool {
         self.seen.iter().all(|seen| seen.is_of(values, self.view.now()))
     }
-
-    /// Whether it looked where this key is, or would be.
-    fn saw(&self, name: &str) -> bool {
-        self.seen.iter().any(|seen| match seen.look {
-            Look::Key(key) => key == name && !seen.written.contains_key(key),
-            Look::List { prefix, after, .. } => {
-                name.starts_with(prefix) && after.is_none_or(|after| name > after)
-            }
-        })
-    }
 }
 
 impl Seen {
+    /// Whether this key is, or would be, where it looked.
+    fn depends_on(&self, name: &str) -> bool {
+        match self.look {
+            Look::Key(key) => key == name && !self.written.contains_key(key),
+            Look::List { prefix, after, .. } => {
+                name.starts_with(prefix) && after.is_none_or(|after| name > after)
+            }
+        }
+    }
+
     fn is_of(&self, values: &Values, now: UnixMs) -> bool {
         let mut all = values.clone();
         all.retain(|_, held| held.expires_at.is_none_or(|at| at > now));

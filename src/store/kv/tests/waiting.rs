@@ -70,16 +70,19 @@ fn of_many_changes_of_a_key_the_last_stands_before_the_flush_and_after_it() {
 
 #[test]
 fn a_change_that_came_after_the_turn_of_the_writer_stays_on_top() {
-    let mut bench = Bench::new();
-    for n in 0..5 {
-        let value = n.to_string();
-        let first = meanwhile(&bench.store, &[("a", Some(&value))]);
-        assert_eq!(see(&bench), Some((value, first)));
+    for later in [Some("on top"), None] {
+        let mut bench = Bench::new();
+        for n in 0..3 {
+            let value = n.to_string();
+            let first = meanwhile(&bench.store, &[("a", Some(&value))]);
+            assert_eq!(see(&bench), Some((value, first)));
+            let second = bench.write_while(|store| meanwhile(store, &[("a", later)]));
+            assert_eq!(see(&bench), later.map(|value| (value.to_owned(), second)));
+            assert_eq!(bench.file(APP)["a"].commit, first);
+            bench.check_usage(APP);
+        }
         bench.write();
-        let second = meanwhile(&bench.store, &[("a", Some("on top"))]);
-        assert_eq!(see(&bench), Some(("on top".into(), second)));
-        assert_eq!(bench.file(APP)["a"].commit, first);
-        bench.check_usage(APP);
+        assert_eq!(see(&bench).map(|(value, _)| value).as_deref(), later);
     }
 }
 
