@@ -442,7 +442,7 @@ fn calls_wait_for_a_place() {
     let execution = daemon.accepted("/hang", "");
     until("the call", || (!peer.seen().is_empty()).then_some(()));
     let call = format!("http::get({:?}, #{{ timeout: 0.05 }})", good.url("/"));
-    fails(&daemon, &call, "too many calls of this device are under way");
+    fails(&daemon, &call, "too many calls of this app or of the device are under way");
     daemon.done("POST", &format!("/executions/{execution}/cancel"), Value::Null);
     daemon.ended(&execution);
     assert_eq!(value(&daemon, &format!("http::get({:?}).status", good.url("/"))), 200);

@@ -69,14 +69,20 @@ fn who_waits_for_a_slow_server_holds_up_nobody() {
     until("six calls", || (metric(&daemon, "executor_aside") == 6).then_some(()));
     // Three times as many as may run, and both apps are served at once.
     assert_eq!((daemon.get("/quick").text(), post_other(&daemon, "/quick").text()), ("1".into(), "2".into()));
-    // More would take what is left for others: they keep their benches.
+    // More would take what is left for others: they wait for their turn, on a bench.
     let seventh = post_other(&daemon, "/slow").execution_id();
-    until("the seventh call", || (daemon.execution(&seventh)["status"] == "running").then_some(()));
+    until("the seventh run", || (daemon.execution(&seventh)["status"] == "running").then_some(()));
     assert_eq!((metric(&daemon, "executor_aside"), daemon.get("/quick").status), (6, 200));
+    daemon.done("PATCH", "/apps/default", json!({ "egress": { "networks": ["127.0.0.1"] } }));
+    daemon.serve("/own", &format!("http::get({url:?}, #{{ timeout: 0.05 }})"));
+    assert!(daemon.get("/own").error().contains("no answer within"), "there is room for its call");
     let mut calls: Vec<TcpStream> = (0..7).map(|_| slow.accept().unwrap().0).collect();
-    for call in &mut calls {
+    let answer = |call: &mut TcpStream| {
         call.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
-    }
+    };
+    calls.iter_mut().for_each(answer);
+    // The eighth that connects is the seventh of the slow ones.
+    answer(&mut slow.accept().unwrap().0);
     for id in ids.iter().chain([&seventh]) {
         assert_eq!(daemon.ended(id)["response_body"], "204");
     }

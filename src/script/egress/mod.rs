@@ -22,10 +22,10 @@ pub(super) mod testing;
 mod tests;
 mod tls;
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -85,7 +85,9 @@ pub(super) enum Error {
     )]
     Timeout(u128),
     /// As many calls as there may be are under way.
-    #[error("too many calls of this device are under way; try again later, or raise egress.calls_max")]
+    #[error(
+        "too many calls of this app or of the device are under way; try again later, or raise egress.calls_max"
+    )]
     Busy,
     /// The run is over; nobody hears this.
     #[error("the run is over")]
@@ -97,7 +99,7 @@ pub(super) enum Error {
 pub struct Messenger {
     net: Arc<Net>,
     rules: Rules,
-    under_way: Arc<AtomicUsize>,
+    under_way: Arc<Calls>,
 }
 
 /// Where an app's rules stand.
@@ -126,12 +128,47 @@ pub(super) struct Net {
     key: ChainKey,
 }
 
+/// The calls under way, by app.
+#[derive(Default)]
+struct Calls(Mutex<HashMap<Uuid, usize>>);
+
 /// One of the calls under way.
-struct Place(Arc<AtomicUsize>);
+struct Place {
+    calls: Arc<Calls>,
+    app: Uuid,
+}
+
+impl Calls {
+    /// One more call of `app`, if there are fewer than `most`, of which no app has more than three quarters.
+    fn take(self: &Arc<Calls>, app: Uuid, most: usize) -> Option<Place> {
+        let mut apps = self.lock();
+        let (all, own) = (apps.values().sum::<usize>(), apps.get(&app).copied().unwrap_or(0));
+        if all >= most || own >= most - most / 4 {
+            return None;
+        }
+        apps.insert(app, own + 1);
+        Some(Place { calls: self.clone(), app })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    fn count(&self) -> usize {
+        self.lock().values().sum()
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        let mut apps = self.calls.lock();
+        if let Some(own) = apps.get_mut(&self.app) {
+            *own -= 1;
+            if *own == 0 {
+                apps.remove(&self.app);
+            }
+        }
     }
 }
 
@@ -159,7 +196,7 @@ impl Messenger {
         let rules = self.rules.of(app);
         let rules = rules.ok_or_else(|| Error::Refused("the app of this script is gone".to_owned()))?;
         let (began, deadline) = (Instant::now(), errand.deadline);
-        let place = self.place(deadline, &is_over)?;
+        let place = self.place(app, deadline, &is_over)?;
         let line = Arc::new(Line::default());
         let (tell, told) = mpsc::sync_channel(1);
         let (net, own) = (self.net.clone(), line.clone());
@@ -192,13 +229,10 @@ impl Messenger {
     }
 
     /// Waits for a place among the calls under way.
-    fn place(&self, deadline: Instant, is_over: &impl Fn() -> bool) -> Result<Place, Error> {
-        let most = self.net.settings.calls_max;
+    fn place(&self, app: Uuid, deadline: Instant, is_over: &impl Fn() -> bool) -> Result<Place, Error> {
         loop {
-            let taken =
-                self.under_way.fetch_update(Relaxed, Relaxed, |calls| (calls < most).then_some(calls + 1));
-            if taken.is_ok() {
-                return Ok(Place(self.under_way.clone()));
+            if let Some(place) = self.under_way.take(app, self.net.settings.calls_max) {
+                return Ok(place);
             }
             if is_over() {
                 return Err(Error::Over);
