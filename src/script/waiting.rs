@@ -37,7 +37,7 @@ struct AtWork {
 struct OfApp {
     app: Uuid,
     runs: usize,
-    /// Runs that wait for something else; they are among `runs` only if its bound is strict.
+    /// Runs that wait for something else; they are not among `runs`.
     aside: usize,
     bound: Bound,
 }
@@ -80,7 +80,7 @@ impl AtWork {
     /// Whether this app may have one more bench, of so many that are left to its lane.
     fn may(&self, app: &Uuid, left: usize) -> bool {
         let own = self.apps.iter().find(|own| own.app == *app);
-        left > 0 && own.is_none_or(|own| own.runs < own.bound.runs && (own.bound.last || left > 1))
+        left > 0 && own.is_none_or(|own| own.counted() < own.bound.runs && (own.bound.last || left > 1))
     }
 
     fn begin(&mut self, app: Uuid, bound: Bound) {
@@ -109,17 +109,23 @@ impl AtWork {
 
     fn step(&mut self, app: Uuid, step: Step) {
         let Some(own) = self.apps.iter_mut().find(|own| own.app == app) else { return };
-        let counts = usize::from(!own.bound.strict);
         match step {
             Step::Aside => {
-                (self.taken, self.aside, own.aside) = (self.taken - 1, self.aside + 1, own.aside + 1);
-                own.runs -= counts;
+                (self.taken, own.runs) = (self.taken - 1, own.runs - 1);
+                (self.aside, own.aside) = (self.aside + 1, own.aside + 1);
             }
             Step::Back => {
-                (self.taken, self.aside, own.aside) = (self.taken + 1, self.aside - 1, own.aside - 1);
-                own.runs += counts;
+                (self.taken, own.runs) = (self.taken + 1, own.runs + 1);
+                (self.aside, own.aside) = (self.aside - 1, own.aside - 1);
             }
         }
+    }
+}
+
+impl OfApp {
+    /// Runs that its bound counts.
+    fn counted(&self) -> usize {
+        self.runs + if self.bound.strict { self.aside } else { 0 }
     }
 }
 
@@ -387,6 +393,23 @@ mod tests {
         check_aside(Bound::of(3), "aaaaaaa", "aaa", "");
         check_aside(Bound::of(2), "aaaabbb", "abab", "");
         check_aside(Bound::of(2), "aaab", "aba", "");
+    }
+
+    #[test]
+    fn a_bound_may_change_while_a_run_is_aside() {
+        let a = (Lane::Sync, Uuid::from_u128(b'a'.into()));
+        for (before, after) in [(Bound::usual(4), Bound::of(2)), (Bound::of(2), Bound::usual(4))] {
+            let mut queue = Queue::new(4, 4);
+            for _ in 0..2 {
+                assert!(queue.push(Lane::Sync, job(b'a'), 100).is_ok());
+            }
+            assert!(queue.next(|_| before).is_some() && queue.step_aside(a));
+            assert!(queue.next(|_| after).is_some());
+            queue.step_back(a);
+            assert_eq!(queue.taken(), 2);
+            (0..2).for_each(|_| queue.give_back(Some(a)));
+            assert!(queue.taken() == 0 && queue.at_work.apps.is_empty());
+        }
     }
 
     #[test]
