@@ -66,6 +66,11 @@ impl Bench {
         self
     }
 
+    /// Whether a long run has made the thread too nice for the next one.
+    pub(super) fn is_spent(&self) -> bool {
+        self.watch.is_spent()
+    }
+
     /// Runs a program to its end, whatever that is. Never panics, and returns soon after the deadline.
     pub fn run(&mut self, program: &Program, input: Input, limits: &Limits, control: &Control) -> Outcome {
         let began = Instant::now();

@@ -202,13 +202,9 @@ impl Executor {
             tally: Tally::default(),
             on_leak,
         });
-        let stack = stack_bytes(shared.settings.ceilings.memory_bytes);
-        let mut threads = Vec::with_capacity(shared.desks.len());
-        for number in 0..shared.desks.len() {
-            let shared = shared.clone();
-            let builder = thread::Builder::new().name(format!("bench-{number}")).stack_size(stack);
-            threads.push(builder.spawn(move || Worker { shared, number }.run())?);
-        }
+        let numbers = 0..shared.desks.len();
+        let threads = numbers.map(|number| Worker { shared: shared.clone(), number, last: None }.start());
+        let threads = threads.collect::<std::io::Result<_>>()?;
         *lock(&shared.threads) = threads;
         Ok(Executor { shared })
     }
@@ -406,18 +402,38 @@ fn heavy_hook(shared: Weak<Shared>) -> Box<dyn Fn() + Send + Sync> {
 struct Worker {
     shared: Arc<Shared>,
     number: usize,
+    /// What was run and is not given back yet.
+    last: Option<Last>,
 }
 
 impl Worker {
-    fn run(self) {
+    fn start(self) -> std::io::Result<JoinHandle<()>> {
+        let stack = stack_bytes(self.shared.settings.ceilings.memory_bytes);
+        let builder = thread::Builder::new().name(format!("bench-{}", self.number)).stack_size(stack);
+        builder.spawn(move || self.run())
+    }
+
+    fn run(mut self) {
         // Most threads of a quiet device never run anything.
         let mut bench = None;
-        let mut last = None;
-        while let Some((lane, job)) = self.take(last) {
+        while let Some((lane, job)) = self.take() {
             let of = (lane, job.row.app_id);
-            last = Some(of);
-            self.work(bench.get_or_insert_with(|| self.bench()), of, job);
+            self.last = Some(of);
+            let bench = bench.get_or_insert_with(|| self.bench());
+            self.work(bench, of, job);
+            if bench.is_spent() && self.is_replaced() {
+                return;
+            }
         }
+    }
+
+    /// Leaves the bench to a fresh thread. False if there is none to be had; then this one goes on.
+    fn is_replaced(&self) -> bool {
+        let fresh = Worker { shared: self.shared.clone(), ..*self };
+        // Whoever closes the workshop has taken the threads, to wait for them.
+        let mut threads = lock(&self.shared.threads);
+        let Some(own) = threads.get_mut(self.number) else { return false };
+        fresh.start().map(|thread| *own = thread).is_ok()
     }
 
     fn bench(&self) -> Bench {
@@ -425,8 +441,9 @@ impl Worker {
         Bench::among(shared.places.clone(), leave(shared, self.number)).equipped(shared.messenger.clone())
     }
 
-    /// The next run. `last` is the one that this bench just ended.
-    fn take(&self, last: Option<Last>) -> Option<(Lane, Job)> {
+    /// The next run. The one that this bench just ended is given back.
+    fn take(&mut self) -> Option<(Lane, Job)> {
+        let last = self.last.take();
         let shared = &*self.shared;
         let mut queue = lock(&shared.queue);
         queue.give_back(last);

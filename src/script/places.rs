@@ -6,7 +6,9 @@
 //! no place, and one that waits for its turn still ends at its deadline.
 //!
 //! The kernel leaves a core to whom it runs for some milliseconds, whoever wakes meanwhile; so from its first on a
-//! run offers its core to others at every look, and they wait for microseconds.
+//! run offers its core to others at every look, and they wait for microseconds. A heavy run that nobody waits for also
+//! becomes nice: it works in the time that others leave. Only the superuser may take that back, so the thread must end
+//! with its run ([`Share::is_spent`]).
 //!
 //! Benches call this from within a run, whose memory is metered: nothing is allocated after [`Places::new`].
 
@@ -15,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use rustix::process::nice;
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
@@ -26,6 +29,8 @@ const LIGHT_BESIDE_HEAVY: Duration = Duration::from_millis(1);
 const SLICE: Duration = Duration::from_millis(10);
 /// How long a run that waits goes without looking whether it must end.
 const LOOK: Duration = Duration::from_millis(5);
+/// How much nicer a heavy run is that nobody waits for: it has a tenth of an equal share, so that it still gets on.
+const NICER: i32 = 10;
 
 /// The places of one workshop.
 pub(super) struct Places {
@@ -73,6 +78,8 @@ pub(super) struct Share {
     /// When there is something to be looked at; `None` if never.
     due_at: Option<Instant>,
     seated: bool,
+    waited_for: bool,
+    spent: bool,
 }
 
 /// How far a run has come.
@@ -200,12 +207,22 @@ impl Share {
     /// The account of a bench; without places every run has all it wants.
     pub(super) fn new(places: Option<Arc<Places>>) -> Share {
         let ticket = Arc::new(Ticket { granted: AtomicBool::new(false), thread: Mutex::new(None) });
-        Share { places, ticket, app: Uuid::nil(), stage: Stage::Fresh, due_at: None, seated: false }
+        Share {
+            places,
+            ticket,
+            app: Uuid::nil(),
+            stage: Stage::Fresh,
+            due_at: None,
+            seated: false,
+            waited_for: true,
+            spent: false,
+        }
     }
 
-    /// A run of this app begins.
-    pub(super) fn begin(&mut self, app: Uuid, now: Instant) {
+    /// A run of this app begins; `waited_for` if somebody wants its answer.
+    pub(super) fn begin(&mut self, app: Uuid, waited_for: bool, now: Instant) {
         self.app = app;
+        self.waited_for = waited_for;
         self.stage = Stage::Fresh;
         self.due_at = self.places.is_some().then(|| now + LIGHT_BESIDE_HEAVY);
     }
@@ -275,7 +292,16 @@ impl Share {
 
     fn become_heavy(&mut self, places: &Places) {
         self.stage = Stage::Heavy;
+        if !self.waited_for && !self.spent {
+            // Of this thread alone. Where it is forbidden the run competes with others as an equal.
+            self.spent = nice(NICER).is_ok();
+        }
         places.one_more(self.app);
+    }
+
+    /// Whether the thread has become nice, and should make nothing else.
+    pub(super) fn is_spent(&self) -> bool {
+        self.spent
     }
 }
 
@@ -309,7 +335,7 @@ mod tests {
     /// A run of this app that is heavy and has a place, if there is one.
     fn heavy(places: &Arc<Places>, letter: u8, over: impl FnMut() -> bool) -> Share {
         let (mut share, now) = (Share::new(Some(places.clone())), Instant::now());
-        share.begin(app(letter), now);
+        share.begin(app(letter), true, now);
         share.become_heavy(places);
         share.settle(now, over);
         share
@@ -355,7 +381,7 @@ mod tests {
         let places = places(1);
         let mut long = heavy(&places, b'a', || false);
         let (mut short, now) = (Share::new(Some(places.clone())), Instant::now());
-        short.begin(app(b'b'), now);
+        short.begin(app(b'b'), true, now);
         assert!(!short.is_due(now), "it has just begun");
         assert!(short.is_due(now + LIGHT_BESIDE_HEAVY));
         assert!(short.settle(now + LIGHT_BESIDE_HEAVY, || unreachable!("it does not wait")));
@@ -372,7 +398,7 @@ mod tests {
         let places = places(2);
         let mut long = heavy(&places, b'a', || false);
         let (mut next, now) = (Share::new(Some(places.clone())), Instant::now());
-        next.begin(app(b'a'), now);
+        next.begin(app(b'a'), true, now);
         assert!(next.settle(now + LIGHT_BESIDE_HEAVY, || false));
         assert_eq!(places.heavy(), 2);
         next.end();
@@ -405,9 +431,28 @@ mod tests {
     }
 
     #[test]
+    fn a_heavy_run_that_nobody_waits_for_is_nice() {
+        let nice_after = |waited_for| {
+            let work = move || {
+                let (places, now) = (places(1), Instant::now());
+                let mut share = Share::new(Some(places.clone()));
+                share.begin(app(b'a'), waited_for, now);
+                share.become_heavy(&places);
+                share.end();
+                (share.is_spent(), rustix::process::getpriority_process(None).unwrap())
+            };
+            thread::spawn(work).join().unwrap()
+        };
+        let before = rustix::process::getpriority_process(None).unwrap();
+        assert_eq!(nice_after(true), (false, before));
+        assert_eq!(nice_after(false), (true, (before + NICER).min(19)));
+        assert_eq!(rustix::process::getpriority_process(None).unwrap(), before, "of its own thread only");
+    }
+
+    #[test]
     fn without_places_nothing_is_heavy() {
         let (mut share, now) = (Share::new(None), Instant::now());
-        share.begin(app(b'a'), now);
+        share.begin(app(b'a'), true, now);
         assert!(!share.is_due(now + LIGHT * 100));
         share.end();
     }

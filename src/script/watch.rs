@@ -151,7 +151,7 @@ impl Watch {
         // The first operation looks, so that a run that is late or cancelled ends before it does anything.
         self.next_look.store(1, Ordering::Relaxed);
         let (mut run, now) = (self.run(), Instant::now());
-        self.share().begin(input.row.app_id, now);
+        self.share().begin(input.row.app_id, input.row.is_sync(), now);
         run.row = Some(input.row);
         run.limits = limits.clone();
         run.calls = 0;
@@ -356,6 +356,11 @@ impl Watch {
         let leave = self.leave.as_ref().filter(|leave| (leave.step_aside)());
         let _back = leave.map(Aside);
         wait()
+    }
+
+    /// Whether the thread has become too nice for another run.
+    pub(super) fn is_spent(&self) -> bool {
+        self.share().is_spent()
     }
 
     /// Writes to the run's log.
