@@ -146,6 +146,41 @@ fn a_heavy_run_that_waits_for_its_turn_can_be_cancelled_and_drained() {
     assert_eq!(daemon.process.wait("the daemon").code(), Some(0));
 }
 
+/// How nice each bench is, lowest first.
+fn niceness(daemon: &Daemon) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.process.0.id())).unwrap();
+    // A thread may end while it is looked at.
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+    let mut nice: Vec<i32> = stats
+        .filter_map(|stat| {
+            let (name, rest) = stat.rsplit_once(") ")?;
+            name.contains("(bench-").then(|| rest.split(' ').nth(16).unwrap().parse().unwrap())
+        })
+        .collect();
+    nice.sort_unstable();
+    nice
+}
+
+#[test]
+fn a_heavy_run_that_nobody_waits_for_is_nice_and_its_bench_is_not() {
+    let daemon = Setup::default().set("scripts.threads", 4).start();
+    serve_endless(&daemon, "/loop");
+    let fields = json!({ "timeout_seconds": 60, "sandbox": { "max_operations": 100_000_000 } });
+    let script = daemon.script_with(LOOP, fields);
+    daemon.route("ANY", "/later", &script, json!({ "dispatch_mode": "async" }));
+    let usual = niceness(&daemon);
+    let waited_for = daemon.request("GET", "/loop").begin();
+    until("a heavy run", || (metric(&daemon, "executor_heavy") == 1).then_some(()));
+    assert_eq!(niceness(&daemon), usual, "somebody waits for it");
+    let id = daemon.request("GET", "/later").send().execution_id();
+    let expected = (usual[0] + 10).min(19);
+    until("the second to be heavy", || (metric(&daemon, "executor_heavy") == 2).then_some(()));
+    until("one nice bench", || (niceness(&daemon).last() == Some(&expected)).then_some(()));
+    daemon.done("POST", &format!("/executions/{id}/cancel"), Value::Null);
+    until("a fresh thread in its place", || (niceness(&daemon) == usual).then_some(()));
+    drop(waited_for);
+}
+
 #[test]
 fn concurrency_is_the_apps_to_set() {
     let daemon = two_apps(Setup::default().set("scripts.threads", 4));
