@@ -6,14 +6,12 @@
 use std::fs;
 use std::path::Path;
 
-use crate::model::UnixMs;
+use crate::model::{BUILD_EPOCH, UnixMs};
 
 /// systemd-timesyncd.service(8) and systemd-time-wait-sync.service(8): it is there once the clock is set.
 const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
 /// The device tree's name of the board.
 const BOARD: &str = "/proc/device-tree/model";
-/// 2026-01-01: this program is younger, so an earlier clock is wrong.
-const BUILT_AFTER: UnixMs = UnixMs(1_767_225_600_000);
 
 /// What schedules wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +44,7 @@ impl Known {
         match rule {
             ClockRule::Trusted => true,
             ClockRule::Synchronised => self.synchronised,
-            ClockRule::Auto => self.synchronised || (self.has_battery && self.now >= BUILT_AFTER),
+            ClockRule::Auto => self.synchronised || (self.has_battery && self.now >= BUILD_EPOCH),
         }
     }
 }

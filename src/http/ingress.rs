@@ -322,5 +322,6 @@ fn row(
         event: None,
         attempts_max: None,
         unique: None,
+        client: None,
     }
 }

@@ -34,7 +34,14 @@ fn catalog(apps: &[Sketch<'_>]) -> Catalog {
         Arc::make_mut(&mut catalog.apps).insert(app_id, Arc::new(app));
         for pattern in *domains {
             let pattern = pattern.parse().unwrap();
-            let domain = Domain { id: id(), app_id, pattern, created_at: now, updated_at: now };
+            let domain = Domain {
+                id: id(),
+                app_id,
+                pattern,
+                tls: Default::default(),
+                created_at: now,
+                updated_at: now,
+            };
             Arc::make_mut(&mut catalog.domains).insert(domain.id, Arc::new(domain));
         }
         for (method, target) in *routes {

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    AppLimits, Egress, HostPattern, Name, PathPattern, RouteMethod, Sandbox, ScriptSource, Slug, UnixMs,
+    AppLimits, Egress, HostPattern, Name, PathPattern, RouteMethod, Sandbox, ScriptSource, Slug, TlsSource,
+    UnixMs,
 };
 
 /// An owner of scripts, routes and domains.
@@ -35,6 +36,8 @@ pub struct Domain {
     pub app_id: Uuid,
     /// What is claimed; unique on the device.
     pub pattern: HostPattern,
+    /// Where its certificate comes from.
+    pub tls: TlsSource,
     /// When it was made.
     pub created_at: UnixMs,
     /// When it last changed.

@@ -20,6 +20,7 @@ mod secret;
 #[cfg(test)]
 pub(crate) mod testing;
 mod time;
+mod tls;
 mod trigger;
 
 pub use apps::{
@@ -38,5 +39,6 @@ pub use row::{Chain, InboxId, Kind, Row};
 pub use sandbox::{Sandbox, TIMEOUT_SECONDS_MAX};
 pub use schedule::{Schedule, Timetable, ZoneName};
 pub use secret::{SECRET_BYTES_MAX, SECRET_NAME_BYTES_MAX, Secret, SecretName, SecretText};
-pub use time::UnixMs;
+pub use time::{BUILD_EPOCH, UnixMs};
+pub use tls::{LAN_SUFFIXES, TlsSource, is_lan_name, is_private, is_public_name};
 pub use trigger::{CatchUp, Overlap, Tick, Trigger, TriggerOn};

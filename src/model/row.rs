@@ -1,5 +1,7 @@
 //! A row of the outbox: work that was accepted and has not ended.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -101,6 +103,8 @@ pub struct Row {
     pub attempts_max: Option<u16>,
     /// While it is not over, no other row of the app has the same.
     pub unique: Option<String>,
+    /// The address that a request came from: the peer's, or what a trusted proxy says.
+    pub client: Option<IpAddr>,
 }
 
 /// Where work stands in a chain of triggers.

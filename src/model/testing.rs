@@ -42,6 +42,7 @@ pub(crate) fn row() -> Row {
         event: None,
         attempts_max: None,
         unique: None,
+        client: None,
     }
 }
 

@@ -9,6 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMs(pub i64);
 
+/// 2026-01-01: this program is younger, so an earlier clock is wrong, and what it makes may be dated back to here.
+pub const BUILD_EPOCH: UnixMs = UnixMs(1_767_225_600_000);
+
 impl UnixMs {
     /// The present, by the system's clock. Instants before 1970 read as 1970.
     pub fn now() -> UnixMs {

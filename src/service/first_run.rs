@@ -70,7 +70,14 @@ fn furnish(changes: &mut Changes<'_>, key: Key, now: UnixMs) -> Result<(), Chang
         updated_at: now,
     })?;
     let pattern = "*".parse().map_err(stored("pattern"))?;
-    let domain = Domain { id: changes.new_id(), app_id: app.id, pattern, created_at: now, updated_at: now };
+    let domain = Domain {
+        id: changes.new_id(),
+        app_id: app.id,
+        pattern,
+        tls: Default::default(),
+        created_at: now,
+        updated_at: now,
+    };
     changes.create_domain(domain)?;
     let source: ScriptSource = HELLO.parse().map_err(stored("source"))?;
     let script = Script {

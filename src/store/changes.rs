@@ -3,6 +3,7 @@
 //! A change checks everything before it writes anything, because it shares its transaction with others: what
 //! it refuses must leave no trace.
 
+mod domains;
 mod triggers;
 
 use std::cell::Cell;
@@ -21,14 +22,14 @@ use super::space::Full;
 use super::tables::{APPS, DEAD_LETTERS, DOMAINS, KEYS, OUTBOX, ROUTES, SCRIPTS, VERSIONS};
 use super::{ChangeError, Error, Ids, secrets};
 use crate::model::{
-    Access, App, AppLimits, BodyMode, DeadLetter, DispatchMode, Domain, Durability, Egress, HostPattern, Key,
-    Name, PathPattern, Route, RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
+    Access, App, AppLimits, BodyMode, DeadLetter, DispatchMode, Durability, Egress, HostPattern, Key, Name,
+    PathPattern, Route, RouteMethod, Row, Sandbox, Script, ScriptSource, Slug, UnixMs, Version,
 };
 
+pub use domains::DomainPatch;
 pub use triggers::{CronRun, KvChange, KvChanges, Strike, Struck, TriggerFields};
 
 const APPS_MAX: usize = 1_000;
-const DOMAINS_MAX: usize = 5_000;
 const SCRIPTS_MAX: usize = 20_000;
 const ROUTES_MAX: usize = 50_000;
 const KEYS_MAX: usize = 1_000;
@@ -255,39 +256,6 @@ impl<'a> Changes<'a> {
             Some(_) => Err(ChangeError::Conflict(format!("slug: an app \"{slug}\" exists"))),
             None => Ok(()),
         }
-    }
-
-    /// Stores a claim.
-    pub fn create_domain(&mut self, domain: Domain) -> Changed<Arc<Domain>> {
-        self.check_storage()?;
-        check_room(self.catalog.domains.len(), DOMAINS_MAX, "domains")?;
-        self.check_claim(domain.id, &domain.pattern)?;
-        found(&self.catalog.apps, "app", domain.app_id)?;
-        put(self.txn, &self.kept_bytes, DOMAINS, &mut self.catalog.domains, domain.id, domain)
-    }
-
-    /// Changes what is claimed.
-    pub fn update_domain(&mut self, id: Uuid, pattern: HostPattern, now: UnixMs) -> Changed<Arc<Domain>> {
-        self.check_storage()?;
-        let mut domain = found(&self.catalog.domains, "domain", id)?.as_ref().clone();
-        self.check_claim(id, &pattern)?;
-        domain.pattern = pattern;
-        domain.updated_at = now;
-        put(self.txn, &self.kept_bytes, DOMAINS, &mut self.catalog.domains, id, domain)
-    }
-
-    /// Removes a claim.
-    pub fn delete_domain(&mut self, id: Uuid) -> Changed<()> {
-        found(&self.catalog.domains, "domain", id)?;
-        remove(self.txn, DOMAINS, &mut self.catalog.domains, id)
-    }
-
-    fn check_claim(&self, id: Uuid, pattern: &HostPattern) -> Changed<()> {
-        let Some(other) = self.catalog.domains.values().find(|d| d.pattern == *pattern && d.id != id) else {
-            return Ok(());
-        };
-        let owner = self.catalog.apps.get(&other.app_id).map_or("another app", |app| app.slug.as_str());
-        Err(ChangeError::Conflict(format!("pattern: \"{pattern}\" is claimed by {owner}")))
     }
 
     /// Stores a new script with its first version.

@@ -35,7 +35,6 @@ macro_rules! stored {
 stored!(
     kv::Entry = 1 "kv value",
     kv::Usage = 1 "kv usage",
-    Domain = 1 "domain",
     Script = 1 "script",
     Version = 1 "script version",
     Route = 1 "route",
@@ -55,27 +54,38 @@ impl Stored for App {
     }
 }
 
+impl Stored for Domain {
+    const VERSION: u8 = 2;
+    const WHAT: &'static str = "domain";
+
+    fn decode_old(version: u8, body: &[u8]) -> Option<postcard::Result<(Domain, &[u8])>> {
+        (version == 1).then(|| take_old::<old::DomainV1, Domain>(body))
+    }
+}
+
 impl Stored for Row {
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
     const WHAT: &'static str = "outbox row";
 
     fn decode_old(version: u8, body: &[u8]) -> Option<postcard::Result<(Row, &[u8])>> {
         match version {
             1 => Some(take_old::<old::RowV1, Row>(body)),
             2 => Some(take_old::<old::RowV2, Row>(body)),
+            3 => Some(take_old::<old::RowV3, Row>(body)),
             _ => None,
         }
     }
 }
 
 impl Stored for DeadLetter {
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
     const WHAT: &'static str = "dead letter";
 
     fn decode_old(version: u8, body: &[u8]) -> Option<postcard::Result<(DeadLetter, &[u8])>> {
         match version {
             1 => Some(take_old::<old::DeadLetterOf<old::RowV1>, DeadLetter>(body)),
             2 => Some(take_old::<old::DeadLetterOf<old::RowV2>, DeadLetter>(body)),
+            3 => Some(take_old::<old::DeadLetterOf<old::RowV3>, DeadLetter>(body)),
             _ => None,
         }
     }
@@ -120,7 +130,9 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{AppLimits, Attempt, Body, Egress, Ended, InboxId, Kind, Principal, Request, UnixMs};
+    use crate::model::{
+        AppLimits, Attempt, Body, Egress, Ended, InboxId, Kind, Principal, Request, TlsSource, UnixMs,
+    };
 
     prop_compose! {
         fn request()(
@@ -145,7 +157,7 @@ mod tests {
                 reply_to: reply.map(InboxId), request, principal: key.map(|key| Principal { key_id: Uuid::from_u128(key), name: "k".into() }),
                 trigger_depth: 0, root_execution_id: Uuid::from_u128(id), attempts, crashes: 0, due_at: UnixMs(at), accepted_at: UnixMs(at),
                 pinned_version: pinned, history: vec![Attempt { at: UnixMs(at), status: Ended::Timeout, error }], redriven_from: None,
-                age_ms: 7, wait_ms: 9, trigger_id: key.map(Uuid::from_u128), event: None, attempts_max: None, unique: None,
+                age_ms: 7, wait_ms: 9, trigger_id: key.map(Uuid::from_u128), event: None, attempts_max: None, unique: None, client: pinned.map(|bits| std::net::Ipv4Addr::from_bits(bits).into()),
             }
         }
     }
@@ -167,9 +179,26 @@ mod tests {
         }
 
         #[test]
+        fn domains_of_earlier_releases_are_read(id in any::<u128>(), at in any::<i64>()) {
+            let (id, at) = (Uuid::from_u128(id), UnixMs(at));
+            let pattern = "*.boat.example".parse().unwrap();
+            let domain = Domain { id, app_id: id, pattern, tls: TlsSource::Auto, created_at: at, updated_at: at };
+            prop_assert_eq!(&decode::<Domain>(&encode(&domain)).unwrap(), &domain);
+            let old = postcard::to_extend(&(id, id, "*.boat.example", at, at), vec![1]).unwrap();
+            prop_assert_eq!(&decode::<Domain>(&old).unwrap(), &domain);
+        }
+
+        #[test]
         fn rows_of_earlier_releases_are_read(row in row()) {
+            let row = Row { client: None, ..row };
+            let mut bytes = encode(&row);
+            // Where the request came from is last: an empty option, one byte.
+            bytes.pop();
+            bytes[0] = 3;
+            prop_assert_eq!(&decode::<Row>(&bytes).unwrap(), &row);
             let row = Row { trigger_id: None, ..row };
             let mut bytes = encode(&row);
+            bytes.pop();
             // What triggers brought came last: four empty options, one byte each.
             bytes.truncate(bytes.len() - 4);
             bytes[0] = 2;
@@ -192,7 +221,7 @@ mod tests {
 
         #[test]
         fn any_bytes_decode_without_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            if let Some(first) = bytes.first_mut() { *first = 1 + *first % 3; }
+            if let Some(first) = bytes.first_mut() { *first = 1 + *first % 4; }
             let _ = decode::<Row>(&bytes);
             let _ = decode::<App>(&bytes);
             let _ = decode::<Domain>(&bytes);

@@ -97,6 +97,7 @@ impl Clerk<'_> {
             event: Some(Bytes::from(event)),
             attempts_max,
             unique: None,
+            client: None,
         })
     }
 

@@ -14,15 +14,15 @@ use super::backup;
 use super::codec::{self, Stored};
 use super::space::Space;
 use super::tables::{
-    APPS, DEAD_LETTERS, META, META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES, OUTBOX, VERSIONS,
+    APPS, DEAD_LETTERS, DOMAINS, META, META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES, OUTBOX, VERSIONS,
 };
-use crate::model::{App, DeadLetter, Row};
+use crate::model::{App, DeadLetter, Domain, Row};
 
 /// Changes the tables of one schema into those of the next. The bump is not its business.
 pub(crate) type Step = fn(&WriteTransaction) -> Result<(), Error>;
 
 /// The first leads from schema 1 to 2, and so on.
-pub(crate) const STEPS: &[Step] = &[rows_know_their_age, rows_know_their_trigger];
+pub(crate) const STEPS: &[Step] = &[rows_know_their_age, rows_know_their_trigger, rows_know_their_client];
 
 /// The schema this program writes. A file with a greater one is refused.
 #[allow(clippy::as_conversions, reason = "a handful of steps")]
@@ -129,6 +129,15 @@ fn rows_know_their_age(txn: &WriteTransaction) -> Result<(), Error> {
 /// all others.
 fn rows_know_their_trigger(txn: &WriteTransaction) -> Result<(), Error> {
     rewrite::<App>(txn, APPS)?;
+    rewrite::<Row>(txn, OUTBOX)?;
+    let letters = rewrite::<DeadLetter>(txn, DEAD_LETTERS)?;
+    txn.open_table(META)?.insert(META_DEAD_BYTES, letters.to_le_bytes().as_slice())?;
+    Ok(())
+}
+
+/// 3 to 4: rows carry where their request came from, and domains where their certificate does.
+fn rows_know_their_client(txn: &WriteTransaction) -> Result<(), Error> {
+    rewrite::<Domain>(txn, DOMAINS)?;
     rewrite::<Row>(txn, OUTBOX)?;
     let letters = rewrite::<DeadLetter>(txn, DEAD_LETTERS)?;
     txn.open_table(META)?.insert(META_DEAD_BYTES, letters.to_le_bytes().as_slice())?;

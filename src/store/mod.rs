@@ -47,8 +47,8 @@ pub use backend::{Card, CardMeter};
 pub use budget::BudgetView;
 pub use catalog::Catalog;
 pub use changes::{
-    AppPatch, Changes, CronRun, KeyPatch, KvChange, KvChanges, RoutePatch, ScriptPatch, Strike, Struck,
-    TriggerFields,
+    AppPatch, Changes, CronRun, DomainPatch, KeyPatch, KvChange, KvChanges, RoutePatch, ScriptPatch, Strike,
+    Struck, TriggerFields,
 };
 pub use error::{ChangeError, Error};
 pub use handle::{CatalogHook, Hooks, Load, Recovered, Startable, Store};

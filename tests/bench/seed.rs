@@ -43,7 +43,14 @@ impl Furniture {
             updated_at: now,
         };
         let pattern = if number == 0 { "*".parse()? } else { format!("app-{number}.local").parse()? };
-        let domain = Domain { id: Uuid::now_v7(), app_id: app.id, pattern, created_at: now, updated_at: now };
+        let domain = Domain {
+            id: Uuid::now_v7(),
+            app_id: app.id,
+            pattern,
+            tls: Default::default(),
+            created_at: now,
+            updated_at: now,
+        };
         let script = Script {
             id: Uuid::now_v7(),
             app_id: app.id,
@@ -255,6 +262,7 @@ pub(crate) fn row(script: &Script) -> Row {
         event: None,
         attempts_max: None,
         unique: None,
+        client: None,
     }
 }
 

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::input::{Call, page_of};
 use super::{Office, Outcome, not_allowed};
 use crate::http::reply::{self, Refusal};
-use crate::model::{App, AppLimits, Domain, Egress, HostPattern, Name, Slug, UnixMs};
-use crate::store::AppPatch;
+use crate::model::{App, AppLimits, Domain, Egress, HostPattern, Name, Slug, TlsSource, UnixMs};
+use crate::store::{AppPatch, DomainPatch};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,12 +27,8 @@ struct NewApp {
 #[serde(deny_unknown_fields)]
 struct NewDomain {
     pattern: HostPattern,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DomainPatch {
-    pattern: Option<HostPattern>,
+    #[serde(default)]
+    tls: TlsSource,
 }
 
 impl Office {
@@ -98,12 +94,13 @@ impl Office {
                 page_of(all.map(|(id, domain)| (*id, domain.clone())), &call.paging()?, Domain::clone)
             }
             Method::POST => {
-                let NewDomain { pattern } = call.json().await?;
+                let NewDomain { pattern, tls } = call.json().await?;
                 let now = UnixMs::now();
                 let domain = Domain {
                     id: self.store.new_id(),
                     app_id: app,
                     pattern,
+                    tls,
                     created_at: now,
                     updated_at: now,
                 };
@@ -120,9 +117,8 @@ impl Office {
             Method::GET => Ok(reply::json(StatusCode::OK, domain.as_ref())),
             Method::PATCH => {
                 let patch: DomainPatch = call.json().await?;
-                let pattern = patch.pattern.unwrap_or_else(|| domain.pattern.clone());
                 let change =
-                    self.change(move |changes| changes.update_domain(domain.id, pattern, UnixMs::now()));
+                    self.change(move |changes| changes.update_domain(domain.id, patch, UnixMs::now()));
                 Ok(reply::json(StatusCode::OK, change.await?.as_ref()))
             }
             Method::DELETE => {

@@ -172,6 +172,7 @@ fn redrive(
             wait_ms: 0,
             // Another message may have its key by now.
             unique: None,
+            client: None,
             ..letter.row
         })
     })

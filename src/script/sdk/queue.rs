@@ -205,6 +205,7 @@ fn row(
         event: None,
         attempts_max: None,
         unique: None,
+        client: None,
     }
 }
 

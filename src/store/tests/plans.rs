@@ -387,7 +387,14 @@ impl Plans {
             4 => Op::DeleteApp(self.some_app(world)),
             5..7 => {
                 let (app_id, pattern) = (self.some_app(world), format!("{number}.example").parse().unwrap());
-                Op::CreateDomain(Domain { id, app_id, pattern, created_at: now, updated_at: now })
+                Op::CreateDomain(Domain {
+                    id,
+                    app_id,
+                    pattern,
+                    tls: Default::default(),
+                    created_at: now,
+                    updated_at: now,
+                })
             }
             7 => {
                 let pattern = format!("{number}.example").parse().unwrap();

@@ -11,7 +11,9 @@ use crate::model::{
     App, Domain, HostPattern, Key, Name, PathPattern, Route, Script, ScriptSource, Slug, UnixMs, Version,
 };
 use crate::store::catalog::Catalog;
-use crate::store::{AppPatch, ChangeError, Changes, KeyPatch, RoutePatch, ScriptPatch, Settings};
+use crate::store::{
+    AppPatch, ChangeError, Changes, DomainPatch, KeyPatch, RoutePatch, ScriptPatch, Settings,
+};
 
 /// Versions that the store keeps of a script.
 const VERSIONS_KEPT: usize = 100;
@@ -53,7 +55,10 @@ impl Op {
                 .map(drop),
             Op::DeleteApp(id) => desk.delete_app(id),
             Op::CreateDomain(domain) => desk.create_domain(domain).map(drop),
-            Op::MoveDomain { id, pattern, now } => desk.update_domain(id, pattern, now).map(drop),
+            Op::MoveDomain { id, pattern, now } => {
+                let patch = DomainPatch { pattern: Some(pattern), tls: None };
+                desk.update_domain(id, patch, now).map(drop)
+            }
             Op::DeleteDomain(id) => desk.delete_domain(id),
             Op::CreateScript(script, source) => desk.create_script(script, source).map(drop),
             Op::Source { id, source, now } => {
