@@ -190,8 +190,11 @@ pub(super) fn restore_offline(
         return Some(found.map(|found| (format!("{}: sound, {}", file.display(), in_words(&found)), found)));
     }
     let data_dir = args.data_dir.clone()?;
-    let config =
-        Config::load(None, environment.to_vec(), Overrides { data_dir: Some(data_dir), listen: Vec::new() });
+    let config = Config::load(
+        None,
+        environment.to_vec(),
+        Overrides { data_dir: Some(data_dir), ..Overrides::default() },
+    );
     let restored = config.map_err(Error::from).and_then(|config| {
         (offline.restore)(&config, file).map_err(|why| Error::Failed(format!("{}: {why}", file.display())))
     });

@@ -21,6 +21,9 @@ pub(super) struct Args {
     /// An address with a port to listen on, like 127.0.0.1:8080; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<SocketAddr>,
+    /// An address with a port to listen on with TLS, like 127.0.0.1:8443; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    listen_tls: Vec<SocketAddr>,
     /// Only say whether the configuration is valid
     #[arg(long)]
     check_config: bool,
@@ -34,7 +37,8 @@ pub(super) fn run(
     daemon: impl FnOnce(Config) -> ExitCode,
 ) -> Result<ExitCode, Error> {
     let file = config::find(args.config.as_deref());
-    let flags = config::Overrides { data_dir: args.data_dir, listen: args.listen };
+    let flags =
+        config::Overrides { data_dir: args.data_dir, listen: args.listen, listen_tls: args.listen_tls };
     let config = Config::load(args.config.as_deref(), environment, flags)?;
     if !args.check_config {
         return Ok(daemon(config));

@@ -17,6 +17,8 @@ pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     /// Replaces `server.listen`, unless empty.
     pub listen: Vec<SocketAddr>,
+    /// Replaces `tls.listen`, unless empty.
+    pub listen_tls: Vec<SocketAddr>,
 }
 
 /// Why there is no configuration. Each message names the place, the key and what is allowed, and fits a line.
@@ -106,6 +108,9 @@ pub(super) fn assemble(
     let mut config = layers.finish()?;
     if !flags.listen.is_empty() {
         config.server.listen = flags.listen;
+    }
+    if !flags.listen_tls.is_empty() {
+        config.tls.listen = flags.listen_tls;
     }
     if let Some(data_dir) = flags.data_dir {
         config.server.data_dir = data_dir;

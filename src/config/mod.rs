@@ -16,8 +16,8 @@ mod tests;
 pub use load::{DEFAULT_PATH, Error, Overrides, find};
 pub use rules::env_name;
 pub use sections::{
-    Apps, Backups, Config, Cron, CronClock, DeadLetters, Executions, Limits, Log, LogFormat, Management,
-    Outbox, Scripts, Server, Store,
+    Acme, Apps, Backups, Config, Cron, CronClock, DeadLetters, Executions, Limits, Log, LogFormat,
+    Management, Outbox, Proxies, ProxyHeader, Scripts, Server, Store, Tls,
 };
 
 /// The commented reference file: every key with its default, unit and environment name.

@@ -28,13 +28,26 @@ pub(super) enum Rule {
     Filter,
     /// Addresses to listen on, at least one.
     Addresses,
+    /// Addresses to listen on, or none.
+    MaybeAddresses,
+    /// Paths, or none.
+    Paths,
+    /// The name of a host without its domain, or nothing.
+    HostName,
+    /// An https URL.
+    Url,
+    /// Mail addresses, or none.
+    Mails,
     /// Networks.
     Networks,
     /// A text for scripts.
     Setting,
 }
 
-use Rule::{Addresses, Filter, Flag, MaybePath, Networks, Number, Path, Setting, Word};
+use Rule::{
+    Addresses, Filter, Flag, HostName, Mails, MaybeAddresses, MaybePath, Networks, Number, Path, Paths,
+    Setting, Url, Word,
+};
 
 const MIB: i64 = 1024 * 1024;
 const DAY_SECONDS: i64 = 24 * 3600;
@@ -54,7 +67,24 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("server.write_timeout_seconds", Number(1, 3600)),
     ("server.drain_grace_seconds", Number(0, 3600)),
     ("server.threads", Number(0, 1024)),
+    ("tls.listen", MaybeAddresses),
+    ("tls.files", Paths),
+    ("tls.host_name", HostName),
+    ("tls.redirect", Flag),
+    // Two years, which is what browsers' own lists ask for.
+    ("tls.hsts_max_age_seconds", Number(0, 2 * 365 * DAY_SECONDS)),
+    ("tls.handshake_timeout_seconds", Number(1, 300)),
+    ("tls.handshakes_max", Number(1, 100_000)),
+    ("acme.directory", Url),
+    ("acme.ca_file", MaybePath),
+    ("acme.contact", Mails),
+    ("acme.eab_key_id", Setting),
+    ("acme.eab_key_file", MaybePath),
+    ("proxies.trust", Networks),
+    ("proxies.header", Word(&["x-forwarded-for", "forwarded", "none"])),
+    ("proxies.protocol", Flag),
     ("management.allow", Networks),
+    ("management.client_ca_file", MaybePath),
     ("management.page_limit_max", Number(1, 10_000)),
     ("scripts.threads", Number(0, 1024)),
     ("scripts.queue_max", Number(1, 1_000_000)),
@@ -169,6 +199,11 @@ impl Rule {
             Addresses => {
                 is_list(value, |text| text.parse::<SocketAddr>().is_ok()) && value != &Value::Array(vec![])
             }
+            MaybeAddresses => is_list(value, |text| text.parse::<SocketAddr>().is_ok()),
+            Paths => is_list(value, |path| !path.is_empty() && !path.contains('\0')),
+            HostName => value.as_str().is_some_and(is_host_name),
+            Url => value.as_str().is_some_and(is_https_url),
+            Mails => is_list(value, is_mail),
             Networks => is_list(value, |text| networks::parse(text).is_some()),
             Setting => value.as_str().is_some_and(|text| text.len() <= SETTING_BYTES_MAX),
         }
@@ -181,8 +216,8 @@ impl Rule {
         match self {
             Number(..) => text.parse().map_or_else(|_| as_text(), Value::Integer),
             Flag => text.parse().map_or_else(|_| as_text(), Value::Boolean),
-            Path | MaybePath | Word(_) | Filter | Setting => as_text(),
-            Addresses | Networks => {
+            Path | MaybePath | Word(_) | Filter | Setting | HostName | Url => as_text(),
+            Addresses | MaybeAddresses | Paths | Mails | Networks => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::Array(items.map(Value::from).collect())
             }
@@ -192,6 +227,26 @@ impl Rule {
 
 fn is_list(value: &Value, item: impl Fn(&str) -> bool) -> bool {
     value.as_array().is_some_and(|items| items.iter().all(|value| value.as_str().is_some_and(&item)))
+}
+
+/// A label as RFC 1123 2.1 has it, in lower case, or nothing.
+fn is_host_name(text: &str) -> bool {
+    let letters = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    letters && text.len() <= 63 && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// A host and perhaps more behind the scheme. Whether somebody is there, its first use tells.
+fn is_https_url(text: &str) -> bool {
+    let host =
+        text.strip_prefix("https://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    let visible = text.bytes().all(|b| b.is_ascii_graphic());
+    visible && host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
+}
+
+/// Enough to see a slip: RFC 5321 would take more words.
+fn is_mail(text: &str) -> bool {
+    let visible = text.bytes().all(|b| b.is_ascii_graphic() && !b",;<>\"".contains(&b));
+    visible && text.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty())
 }
 
 /// EnvFilter takes a misspelt level for the name of a module, and would then log nothing at all: so a directive
@@ -218,6 +273,11 @@ impl fmt::Display for Rule {
                 "a level (off, error, warn, info, debug, trace), or levels of modules like info,picloud::store=debug",
             ),
             Addresses => f.write_str("a list of addresses with ports, at least one, like [\"127.0.0.1:8080\", \"[::1]:8080\"]"),
+            MaybeAddresses => f.write_str("a list of addresses with ports like [\"0.0.0.0:443\", \"[::]:443\"]"),
+            Paths => f.write_str("a list of paths"),
+            HostName => f.write_str("a name of a-z, 0-9 and - without a domain, at most 63, or empty"),
+            Url => f.write_str("a URL that begins with https://"),
+            Mails => f.write_str("a list of mail addresses like [\"me@example.org\"]"),
             Setting => write!(f, "a text of at most {SETTING_BYTES_MAX} bytes"),
             Networks => f.write_str("a list of networks like [\"203.0.113.0/24\", \"2001:db8::/32\"]"),
         }
@@ -271,6 +331,15 @@ mod tests {
             &["", "inof", "info,", "a=b", "info,x"],
         );
         check(Addresses, &["127.0.0.1:80", "0.0.0.0:0, [::1]:8080"], &["", "80", "localhost:80", "1.2.3.4"]);
+        check(MaybeAddresses, &["", "0.0.0.0:443"], &["443"]);
+        check(Paths, &["", "/x,/y"], &["a\0b"]);
+        check(HostName, &["", "pi", "picloud-ab12"], &["Pi", "pi.local", "-a", "a b"]);
+        check(
+            Url,
+            &["https://a/directory", "https://a:14000"],
+            &["", "http://a", "https://", "https://u@a", "https://a b"],
+        );
+        check(Mails, &["", "me@example.org"], &["me", "@x", "a b@c", "<a@b>"]);
         check(Networks, &["", "10.0.0.0/8,::1", "1.2.3.4"], &["10.0.0.0/33", "x"]);
     }
 }

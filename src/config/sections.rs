@@ -16,6 +16,12 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Sockets, connections and the place of the data.
     pub server: Server,
+    /// TLS: sockets and certificates.
+    pub tls: Tls,
+    /// The server that certificates for public names come from.
+    pub acme: Acme,
+    /// Proxies that speak for others.
+    pub proxies: Proxies,
     /// Who may reach the management API.
     pub management: Management,
     /// How scripts run.
@@ -92,6 +98,94 @@ impl Default for Server {
     }
 }
 
+/// TLS: sockets and certificates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Addresses to listen on; empty = TLS is off.
+    pub listen: Vec<SocketAddr>,
+    /// Own certificates: files with chain and key, or directories with fullchain.pem and privkey.pem.
+    pub files: Vec<PathBuf>,
+    /// What the device calls itself on the network; empty = as the system does.
+    pub host_name: String,
+    /// Whether clear requests to a domain with a certificate are sent to TLS.
+    pub redirect: bool,
+    /// Seconds for which browsers then come by TLS only; 0 = they are not told.
+    pub hsts_max_age_seconds: u64,
+    /// Seconds a handshake may take.
+    pub handshake_timeout_seconds: u64,
+    /// Handshakes at once; one more makes the longest waiting go.
+    pub handshakes_max: usize,
+}
+
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls {
+            listen: Vec::new(),
+            files: Vec::new(),
+            host_name: String::new(),
+            redirect: true,
+            hsts_max_age_seconds: 0,
+            handshake_timeout_seconds: 10,
+            handshakes_max: 256,
+        }
+    }
+}
+
+/// The server that certificates for public names come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Acme {
+    /// The URL of its directory (RFC 8555 7.1.1).
+    pub directory: String,
+    /// A file of certificate authorities, in PEM, that the server itself is checked by; empty = the public ones.
+    pub ca_file: PathBuf,
+    /// Mail addresses that it may write to.
+    pub contact: Vec<String>,
+    /// The id of an account that was made elsewhere (RFC 8555 7.3.4); empty = none is needed.
+    pub eab_key_id: String,
+    /// A file with its key, in base64url.
+    pub eab_key_file: PathBuf,
+}
+
+impl Default for Acme {
+    fn default() -> Acme {
+        Acme {
+            directory: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+            ca_file: PathBuf::new(),
+            contact: Vec::new(),
+            eab_key_id: String::new(),
+            eab_key_file: PathBuf::new(),
+        }
+    }
+}
+
+/// Proxies that speak for others.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Proxies {
+    /// Where they are.
+    #[serde(with = "networks")]
+    pub trust: Vec<IpNet>,
+    /// Which header they tell the client in.
+    pub header: ProxyHeader,
+    /// Whether each of their connections begins with the PROXY protocol.
+    pub protocol: bool,
+}
+
+/// A header in which proxies tell the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// The one that most set.
+    #[default]
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+    /// None.
+    None,
+}
+
 /// Who may reach the management API, and how much it hands out at once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -101,11 +195,14 @@ pub struct Management {
     pub allow: Vec<IpNet>,
     /// Largest page of a list.
     pub page_limit_max: usize,
+    /// A file of certificate authorities, in PEM: management takes only clients with a certificate of theirs, by TLS.
+    /// Empty = it asks for none.
+    pub client_ca_file: PathBuf,
 }
 
 impl Default for Management {
     fn default() -> Management {
-        Management { allow: Vec::new(), page_limit_max: 500 }
+        Management { allow: Vec::new(), page_limit_max: 500, client_ca_file: PathBuf::new() }
     }
 }
 

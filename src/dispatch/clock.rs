@@ -49,6 +49,13 @@ impl Known {
     }
 }
 
+impl ClockRule {
+    /// Whether the wall clock is good enough by this rule, now.
+    pub fn is_met(self) -> bool {
+        Known::look(UnixMs::now()).is_good(self)
+    }
+}
+
 /// Whether something keeps the clock in step with the world.
 pub(super) fn is_synchronised() -> bool {
     Path::new(SYNCHRONISED).exists()

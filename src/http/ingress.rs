@@ -1,5 +1,6 @@
 //! Reception: the data plane of the contract's section 1, in its order. The first check that fails answers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -91,6 +92,7 @@ impl Reception {
         table: &Arc<RouteTable>,
         parts: Parts,
         body: Incoming,
+        client: IpAddr,
         served: &mut Served,
     ) -> Outcome {
         if parts.method != Method::POST {
@@ -118,7 +120,7 @@ impl Reception {
             Request { body, path, query: String::new(), ..request(&parts, Vec::new(), String::new()) };
         let timeout = self.timeout(&script, DispatchMode::Sync);
         let row = row(self.dispatch.new_id(), &script, None, request, principal, timeout);
-        let row = self.chained(row, &parts.headers);
+        let row = Row { client: Some(client), ..self.chained(row, &parts.headers) };
         served.execution = Some(row.execution_id);
         let execution = row.execution_id;
         Ok(wait(self.dispatch.call_directly(row), timeout, execution).await)
@@ -130,6 +132,7 @@ impl Reception {
         table: &Arc<RouteTable>,
         parts: Parts,
         body: Incoming,
+        client: IpAddr,
         served: &mut Served,
     ) -> Outcome {
         let (found, script) = self.find(table, &parts)?;
@@ -147,7 +150,7 @@ impl Reception {
         let request = Request { body, ..request(&parts, found.params, found.rest) };
         let timeout = self.timeout(&script, route.dispatch_mode);
         let row = row(self.dispatch.new_id(), &script, Some(route), request, principal, timeout);
-        let row = self.chained(row, &parts.headers);
+        let row = Row { client: Some(client), ..self.chained(row, &parts.headers) };
         let execution = row.execution_id;
         served.execution = Some(execution);
         match route.dispatch_mode {

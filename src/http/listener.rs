@@ -1,27 +1,20 @@
 //! The porch: accepts connections, counts them, and lets go of those that only hold on.
 //!
 //! A guest gets so long for its headers (RFC 9112 has no bound; a slow one would hold a place for ever), so long
-//! to take its answer, and waits outside when the house is full.
+//! to take its answer, and waits outside when the house is full. A handshake takes no place: a bad one stays outside.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio_io_timeout::TimeoutWriter;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 
+use super::guest::{Guest, Protocols};
 use super::server::Server;
-
-/// Who was let in just before the house closes may still send the request that it came with.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
+use super::tls::Tls;
 
 /// Bounds of connections.
 #[derive(Clone, Debug)]
@@ -62,6 +55,15 @@ impl Closing {
     }
 }
 
+/// How those who come to a socket speak.
+#[derive(Clone)]
+pub enum Door {
+    /// In the clear.
+    Clear,
+    /// By TLS.
+    Tls(Tls),
+}
+
 /// A bound socket. While nobody runs it, those who come wait in the kernel.
 pub struct Listener {
     socket: std::net::TcpListener,
@@ -95,6 +97,27 @@ impl Guests {
         // Each open connection holds a receiver.
         self.leave.closed().await;
     }
+
+    /// A place in the house, once there is one.
+    pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        self.places.clone().acquire_owned().await
+    }
+
+    /// Counts a guest until this goes.
+    pub(super) fn enter(&self) -> Counted {
+        self.tally.open.fetch_add(1, Relaxed);
+        self.tally.accepted.fetch_add(1, Relaxed);
+        Counted(self.tally.clone())
+    }
+}
+
+/// A guest who is counted.
+pub(super) struct Counted(Arc<Tally>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Listener {
@@ -116,19 +139,14 @@ impl Listener {
     }
 
     /// Accepts until the guests are asked to leave. Never fails: what cannot be accepted now is tried again.
-    pub async fn run(self, server: Server, guests: Guests, limits: Limits) {
+    pub async fn run(self, door: Door, server: Server, guests: Guests, limits: Limits) {
         let mut leaving = guests.closing();
         let socket = match TcpListener::from_std(self.socket) {
             Ok(socket) => socket,
             // Only an event loop without room for one more descriptor refuses it.
             Err(error) => return tracing::error!(%error, address = %self.address, "nobody listens"),
         };
-        let mut protocol = http1::Builder::new();
-        protocol
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_time_max)
-            .max_headers(limits.headers_max)
-            .max_buf_size(limits.header_bytes_max.max(8192));
+        let protocols = Protocols::new(&limits);
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&socket, &guests) => accepted,
@@ -136,12 +154,9 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, peer, place)) => {
-                    let guest = Guest { server: server.clone(), guests: guests.clone(), peer };
-                    let (protocol, write_time_max) = (protocol.clone(), limits.write_time_max);
-                    tokio::spawn(async move {
-                        guest.stay(stream, protocol, write_time_max).await;
-                        drop(place);
-                    });
+                    let (server, protocols, leaving) = (server.clone(), protocols.clone(), guests.closing());
+                    let guest = Guest { server, guests: guests.clone(), peer, protocols, leaving };
+                    let_in(&door, guest, stream, place);
                 }
                 Err(error) => {
                     // Out of descriptors or memory: those who are here go first, then there is room again.
@@ -153,11 +168,24 @@ impl Listener {
     }
 }
 
+fn let_in(door: &Door, guest: Guest, stream: TcpStream, place: OwnedSemaphorePermit) {
+    match door {
+        Door::Clear => drop(tokio::spawn(guest.come(stream, place))),
+        Door::Tls(tls) => {
+            // Whoever passes the anteroom asks for a place of its own.
+            drop(place);
+            let guest_tls = tls.clone();
+            tls.anteroom()
+                .enter(|seat| tokio::spawn(guest.come_by_tls(stream, guest_tls, seat)).abort_handle());
+        }
+    }
+}
+
 async fn accept(
     socket: &TcpListener,
     guests: &Guests,
-) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let place = guests.places.clone().acquire_owned().await.map_err(io::Error::other)?;
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let place = guests.place().await.map_err(io::Error::other)?;
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => return Ok((stream, peer, place)),
@@ -169,49 +197,5 @@ async fn accept(
                 ) => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-struct Guest {
-    server: Server,
-    guests: Guests,
-    peer: SocketAddr,
-}
-
-impl Guest {
-    async fn stay(self, stream: TcpStream, protocol: http1::Builder, write_time_max: Duration) {
-        self.guests.tally.open.fetch_add(1, Relaxed);
-        self.guests.tally.accepted.fetch_add(1, Relaxed);
-        // Answers are small and written whole; waiting to merge them only delays them.
-        let _ = stream.set_nodelay(true);
-        let mut stream = TimeoutWriter::new(stream);
-        stream.set_timeout(Some(write_time_max));
-        let (server, peer) = (self.server, self.peer);
-        let asked = Arc::new(Notify::new());
-        let asks = asked.clone();
-        let service = service_fn(move |request| {
-            asks.notify_one();
-            let server = server.clone();
-            async move { Ok::<_, Infallible>(server.serve(request, peer).await) }
-        });
-        let mut connection = pin!(protocol.serve_connection(TokioIo::new(Box::pin(stream)), service));
-        let mut leaving = Closing(self.guests.leave.subscribe());
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = leaving.wait() => {
-                let first = tokio::time::timeout(FIRST_REQUEST, asked.notified());
-                tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    _ = first => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
-                    }
-                }
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "a connection broke off");
-        }
-        self.guests.tally.open.fetch_sub(1, Relaxed);
     }
 }

@@ -1,21 +1,34 @@
 //! HTTP: from the socket to the row and back, and the management API.
 //!
-//! [`listener`] counts guests and lets slow ones go, [`server`] sends each request to its desk, [`ingress`] is
+//! [`listener`] counts guests and lets slow ones go, [`tls`] knows whom to show which certificate, [`server`] sends each request to its desk, [`ingress`] is
 //! the data plane of the contract, [`management`] the API of its section 4. What an outcome's status is, only
 //! [`reply`] knows. This room never touches the file: it posts commands and reads snapshots.
 
 mod auth;
 mod body;
+mod clients;
+mod guest;
 mod ingress;
 mod listener;
 mod management;
+mod pulse;
 mod rate;
 mod reply;
 mod router;
 mod server;
+mod tls;
 
+pub use clients::{Proxies, ProxyHeaders};
 pub use ingress::Settings as IngressSettings;
-pub use listener::{Guests, Limits, Listener};
+pub use listener::{Door, Guests, Limits, Listener};
 pub use management::{Custody, Network, SystemInfo, key_of, new_secret};
 pub use router::{Match, RouteTable};
 pub use server::{Routes, Server, Settings};
+pub use tls::{AcmeSettings, Error as TlsError, Settings as TlsSettings, Tls};
+
+/// Bytes of base64 without padding, in the alphabet of URLs (RFC 4648 5); padding is forgiven.
+pub fn decode_base64url(text: &[u8]) -> Option<Vec<u8>> {
+    use base64::Engine;
+    let bare = text.strip_suffix(b"==").or(text.strip_suffix(b"=")).unwrap_or(text);
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(bare).ok()
+}

@@ -1,21 +1,25 @@
 //! The hall: which desk serves a request, and the line in the access log.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
+use hyper::http::request::Parts;
+use hyper::{Request, StatusCode};
 
 use super::auth::Auth;
+use super::clients::{Client, Proxies, Visitor};
 use super::ingress::{self, Reception, Served};
 use super::listener::Guests;
 use super::management::{Custody, Network, Office, SystemInfo};
-use super::reply::{Refusal, Reply};
-use super::router::RouteTable;
+use super::reply::{self, Refusal, Reply};
+use super::router::{self, RouteTable};
+use super::tls::Tls;
 use crate::dispatch::Dispatch;
-use crate::model::{AppCeilings, UnixMs};
+use crate::model::{AppCeilings, Host, UnixMs};
 use crate::script::ChainKey;
 use crate::store::backup::Trial;
 use crate::store::{Catalog, Store};
@@ -27,6 +31,10 @@ pub struct Settings {
     pub ingress: ingress::Settings,
     /// Where management may come from.
     pub network: Network,
+    /// Who speaks for others.
+    pub proxies: Proxies,
+    /// Certificates, where TLS is on.
+    pub tls: Option<Tls>,
     /// Largest page of a list.
     pub page_limit_max: usize,
     /// Terabytes that may be written to the card in its life.
@@ -66,6 +74,8 @@ struct Desks {
     info: Arc<SystemInfo>,
     trial: Trial,
     access_log: bool,
+    proxies: Proxies,
+    tls: Option<Tls>,
 }
 
 impl Server {
@@ -99,35 +109,51 @@ impl Server {
             endurance_tbw: settings.endurance_tbw,
             app_ceilings: settings.app_ceilings,
             custody,
+            tls: settings.tls.clone(),
         };
-        let access_log = settings.access_log;
-        Server { desks: Arc::new(Desks { routes, reception, office, info, trial, access_log }) }
+        let Settings { access_log, proxies, tls, .. } = settings;
+        Server { desks: Arc::new(Desks { routes, reception, office, info, trial, access_log, proxies, tls }) }
     }
 
-    /// Serves one request of `peer`. Every path ends in an answer.
-    pub async fn serve(self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
+    /// Who speaks for others.
+    pub(super) fn proxies(&self) -> &Proxies {
+        &self.desks.proxies
+    }
+
+    /// Serves one request of `visitor`. Every path ends in an answer.
+    pub(super) async fn serve(self, request: Request<Incoming>, visitor: Visitor) -> Reply {
         let began = Instant::now();
         let desks = &self.desks;
         let table = desks.routes.0.load_full();
         let (parts, body) = request.into_parts();
         // The line is written after the parts are gone.
         let line = desks.access_log.then(|| (parts.method.clone(), parts.uri.path().to_owned()));
+        let client = desks.proxies.client(&visitor, &parts.headers);
         let mut served = Served::default();
+        let (sent_on, hsts) = match &desks.tls {
+            Some(tls) => (send_on(tls, &parts, client), hsts(tls, &parts, client)),
+            None => (None, None),
+        };
         let path = parts.uri.path();
-        let result = if path.starts_with(ingress::EXECUTE) {
-            desks.reception.execute(&table, parts, body, &mut served).await
+        let result = if let Some(reply) = sent_on {
+            Ok(reply)
+        } else if path.starts_with(ingress::EXECUTE) {
+            desks.reception.execute(&table, parts, body, client.address, &mut served).await
         } else if path == "/api" || path.starts_with("/api/") {
-            desks.office.serve(&table, parts, body, canonical(peer.ip())).await
+            desks.office.serve(&table, parts, body, &visitor, client.address).await
         } else {
-            desks.reception.route(&table, parts, body, &mut served).await
+            desks.reception.route(&table, parts, body, client.address, &mut served).await
         };
         let mut reply = result.unwrap_or_else(|refusal| refusal.reply());
+        if let Some(policy) = hsts {
+            reply.headers_mut().insert(STRICT_TRANSPORT_SECURITY, policy);
+        }
         if desks.trial.is_on() && !reply.status().is_server_error() {
             reply = desks.prove(reply).await;
         }
         desks.info.count(reply.status());
         if let Some((method, path)) = line {
-            log_access(&method, &path, &reply, peer, &served, began);
+            log_access(&method, &path, &reply, client.address, &served, began);
         }
         reply
     }
@@ -150,25 +176,47 @@ impl Desks {
     }
 }
 
-/// An IPv4 peer of an IPv6 socket is an IPv4 peer.
-fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
+/// The challenge of an ACME server is answered; what came in the clear and should not is sent to come again by TLS
+/// (RFC 9110 15.4.9), with its method and its body.
+fn send_on(tls: &Tls, parts: &Parts, client: Client) -> Option<Reply> {
+    if let Some(text) = tls.challenge(parts.uri.path()) {
+        return Some(reply::text("application/octet-stream", text));
+    }
+    if client.is_secure {
+        return None;
+    }
+    let header = router::request_host(parts);
+    let base = tls.elsewhere(Host::from_header(&header).as_str())?;
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut sent_on = reply::empty(StatusCode::PERMANENT_REDIRECT);
+    sent_on.headers_mut().insert(LOCATION, HeaderValue::try_from(format!("{base}{target}")).ok()?);
+    Some(sent_on)
+}
+
+/// The policy that a browser keeps, if the host has one.
+fn hsts(tls: &Tls, parts: &Parts, client: Client) -> Option<HeaderValue> {
+    if !client.is_secure {
+        return None;
+    }
+    let header = router::request_host(parts);
+    let seconds = tls.hsts(Host::from_header(&header).as_str())?;
+    HeaderValue::try_from(format!("max-age={seconds}")).ok()
 }
 
 fn log_access(
     method: &hyper::Method,
     path: &str,
     reply: &Reply,
-    peer: SocketAddr,
+    client: IpAddr,
     served: &Served,
     began: Instant,
 ) {
     let duration_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let (status, peer) = (reply.status().as_u16(), canonical(peer.ip()));
+    let status = reply.status().as_u16();
     match (&served.script, served.execution) {
         (Some(script), Some(execution)) => {
-            tracing::info!(target: "picloud::access", status, duration_us, %peer, script, %execution, "{method} {path}");
+            tracing::info!(target: "picloud::access", status, duration_us, %client, script, %execution, "{method} {path}");
         }
-        _ => tracing::info!(target: "picloud::access", status, duration_us, %peer, "{method} {path}"),
+        _ => tracing::info!(target: "picloud::access", status, duration_us, %client, "{method} {path}"),
     }
 }

@@ -12,6 +12,7 @@ mod logging;
 mod offline;
 mod parts;
 mod signals;
+mod tls;
 
 use std::fs::File;
 use std::io;
@@ -27,7 +28,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::http::{Custody, Guests, Listener, Server, SystemInfo};
+use crate::http::{Custody, Door, Guests, Limits, Listener, Server, SystemInfo, Tls, TlsError};
 use crate::model::UnixMs;
 use crate::script::{ChainKey, Messenger};
 use crate::store::backup::{BackupError, Premises, Start, Trial};
@@ -60,6 +61,19 @@ pub enum Error {
         "scripts left {0} bytes of memory behind, more than scripts.leaked_bytes_max; start PiCloud again, and look for \"left\" in the logs of the scripts"
     )]
     Leak(u64),
+    /// Certificates cannot be served at all.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A file that the configuration names is of no use.
+    #[error("{key} {path} cannot be used: {why}", path = path.display())]
+    File {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// The certificate authorities for calls of scripts are of no use.
     #[error("egress.ca_file {path} cannot be used: {why}", path = path.display())]
     Roots {
@@ -111,6 +125,7 @@ struct Caretaker<'a> {
     config: &'a Config,
     device_key: Option<String>,
     listeners: Vec<Listener>,
+    tls_listeners: Vec<Listener>,
     premises: Premises,
     /// The data directory is ours, also between two houses.
     _lock: File,
@@ -146,12 +161,14 @@ impl<'a> Caretaker<'a> {
         raise_descriptor_limit();
         // Sockets first: if one cannot be had, nothing has been touched, and early guests wait in the kernel.
         let listeners = bind(&config.server.listen)?;
+        let tls_listeners = bind(&config.tls.listen)?;
         let (premises, info) = (parts::premises(config), Arc::new(SystemInfo::new(resident_bytes)));
         let lock = premises.lock()?;
         Ok(Caretaker {
             config,
             device_key,
             listeners,
+            tls_listeners,
             premises,
             _lock: lock,
             info,
@@ -216,7 +233,8 @@ impl<'a> Caretaker<'a> {
             crate::script::Executor::start(parts::executor(config), store.clone(), reach, on_leak)?;
         let dispatch = Dispatch::new(store.clone(), executor, parts::policy(config), random()?);
         let routes = crate::http::Routes::default();
-        startable.start(hooks(&routes, &dispatch, tell_broken))?;
+        let tls = tls::open(config, &self.tls_listeners)?;
+        startable.start(hooks(&routes, &dispatch, tls.as_ref(), tell_broken))?;
         first_run::set_up(&store, &config.server.data_dir)?;
         let limits = parts::limits(config);
         let (guests, info) = (Guests::new(&limits), self.info.clone());
@@ -225,7 +243,7 @@ impl<'a> Caretaker<'a> {
         let custody = parts::custody(config, trial.clone(), sealer, tell_reopen);
         let runtime = runtime(config.server.threads)?;
         keep_house(&runtime, config, &custody, &store);
-        let settings = parts::server(config, self.device_key.clone(), chain_key);
+        let settings = parts::server(config, self.device_key.clone(), chain_key, tls.clone());
         let (own, desk) = (guests.clone(), dispatch.clone());
         let server = Server::new(settings, routes, store.clone(), desk, own, info.clone(), custody);
         // Whoever is told that the house is open may also ask it to close.
@@ -234,17 +252,36 @@ impl<'a> Caretaker<'a> {
         }
         dispatch.start(recovered, parts::clock(config))?;
         info.draining.store(false, Relaxed);
-        for listener in &self.listeners {
-            let listener = listener.try_clone()?;
-            runtime.spawn(listener.run(server.clone(), guests.clone(), limits.clone()));
-        }
-        announce(&self.listeners, began);
+        self.open_doors(&runtime, tls, &server, &guests, &limits)?;
+        announce(&self.listeners, &self.tls_listeners, began);
         let grace = Duration::from_secs(config.server.drain_grace_seconds);
         Ok(House { runtime, store, dispatch, guests, info, grace, trial, broken, reopen })
     }
 }
 
 impl Caretaker<'_> {
+    fn open_doors(
+        &self,
+        runtime: &Runtime,
+        tls: Option<Tls>,
+        server: &Server,
+        guests: &Guests,
+        limits: &Limits,
+    ) -> io::Result<()> {
+        let clear = self.listeners.iter().map(|listener| (listener, Door::Clear));
+        let by_tls = tls
+            .iter()
+            .flat_map(|tls| self.tls_listeners.iter().map(|listener| (listener, Door::Tls(tls.clone()))));
+        for (listener, door) in clear.chain(by_tls) {
+            let listener = listener.try_clone()?;
+            runtime.spawn(listener.run(door, server.clone(), guests.clone(), limits.clone()));
+        }
+        if let Some(tls) = tls {
+            runtime.spawn(tls.keep());
+        }
+        Ok(())
+    }
+
     /// What secrets are sealed with, whichever store is open.
     fn sealer(&mut self, store: &store::Store) -> Result<store::Sealer, Error> {
         let sealer = match self.sealer.take() {
@@ -315,13 +352,18 @@ impl House {
 fn hooks(
     routes: &crate::http::Routes,
     dispatch: &Dispatch,
+    tls: Option<&Tls>,
     tell_broken: mpsc::UnboundedSender<Error>,
 ) -> store::Hooks {
     let (routes, dispatch, desk) = (routes.clone(), dispatch.clone(), dispatch.clone());
+    let tls = tls.cloned();
     store::Hooks {
         catalog: Box::new(move |catalog| {
             routes.rebuild(catalog);
             desk.set_up(catalog);
+            if let Some(tls) = &tls {
+                tls.set_up(catalog);
+            }
         }),
         enqueued: Box::new(move |rows| dispatch.enqueued(rows)),
         // Nobody listens any more if the house is closing already.
@@ -356,9 +398,10 @@ fn raise_descriptor_limit() {
 }
 
 /// Tells the operator and systemd that requests are answered.
-fn announce(listeners: &[Listener], began: Instant) {
-    let urls: Vec<String> =
-        listeners.iter().map(|listener| format!("http://{}", listener.address())).collect();
+fn announce(clear: &[Listener], by_tls: &[Listener], began: Instant) {
+    let url = |scheme: &str, listener: &Listener| format!("{scheme}://{}", listener.address());
+    let urls = clear.iter().map(|listener| url("http", listener));
+    let urls: Vec<String> = urls.chain(by_tls.iter().map(|listener| url("https", listener))).collect();
     let urls = urls.join(" ");
     let ready_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ready_ms, "ready on {urls}");

@@ -168,6 +168,7 @@ pub(super) fn server(
     config: &Config,
     device_key: Option<String>,
     chain_key: script::ChainKey,
+    tls: Option<http::Tls>,
 ) -> http::Settings {
     http::Settings {
         ingress: http::IngressSettings {
@@ -177,6 +178,16 @@ pub(super) fn server(
             bodies_bytes_max: config.server.bodies_bytes_max,
             requests_per_second: config.apps.requests_per_second,
         },
+        proxies: http::Proxies {
+            trusted: config.proxies.trust.clone(),
+            headers: match config.proxies.header {
+                config::ProxyHeader::XForwardedFor => http::ProxyHeaders::XForwardedFor,
+                config::ProxyHeader::Forwarded => http::ProxyHeaders::Forwarded,
+                config::ProxyHeader::None => http::ProxyHeaders::None,
+            },
+            protocol: config.proxies.protocol,
+        },
+        tls,
         network: http::Network { allow: config.management.allow.clone() },
         endurance_tbw: config.card.endurance_tbw,
         app_ceilings: AppCeilings { kv_bytes: config.apps.kv_bytes_max, queue_rows: config.outbox.rows_max },

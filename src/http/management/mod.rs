@@ -4,7 +4,9 @@
 //! visible what was posted before, so that a caller always reads its own writes.
 
 mod apps;
+mod authority;
 mod backups;
+mod certs;
 mod dead_letters;
 mod executions;
 mod input;
@@ -33,9 +35,11 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::auth::Auth;
+use super::clients::Visitor;
 use super::listener::Guests;
 use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
+use super::tls::Tls;
 use crate::dispatch::Dispatch;
 use crate::model::{App, AppCeilings, Script};
 use crate::store::{ChangeError, Changes, Error, Snapshot, Store};
@@ -78,6 +82,7 @@ pub(super) struct Office {
     pub(super) endurance_tbw: u64,
     pub(super) app_ceilings: AppCeilings,
     pub(super) custody: Custody,
+    pub(super) tls: Option<Tls>,
 }
 
 impl Office {
@@ -87,14 +92,16 @@ impl Office {
         table: &Arc<RouteTable>,
         parts: Parts,
         body: Incoming,
-        peer: IpAddr,
+        visitor: &Visitor,
+        client: IpAddr,
     ) -> Outcome {
         let path = parts.uri.path().to_owned();
         let unknown = || Refusal::not_found(format!("no such endpoint: {} {path}", parts.method));
         let Some(below) = path.strip_prefix("/api/v1/") else { return Err(unknown()) };
-        if !self.network.admits(peer) {
+        // Also the proxy that speaks for it, so that nobody gets in by what they say.
+        if let Some(far) = [visitor.peer, client].into_iter().find(|address| !self.network.admits(*address)) {
             let message = format!(
-                "management is refused to {peer}: it is not in a local network nor in management.allow"
+                "management is refused to {far}: it is not in a local network nor in management.allow"
             );
             return Err(Refusal::new(StatusCode::FORBIDDEN, message));
         }
@@ -103,7 +110,14 @@ impl Office {
             (&Method::GET, ["health"]) => return self.health(),
             (&Method::GET, ["ready"]) => return self.ready(),
             (&Method::GET, ["version"]) => return self.version(),
+            (&Method::GET, ["ca" | "ca.pem" | "ca.crt" | "ca.mobileconfig"]) => {
+                return authority::show(self.tls()?, segments[0], &parts.headers);
+            }
             _ => {}
+        }
+        if !visitor.has_certificate && self.tls.as_ref().is_some_and(Tls::demands_certificate) {
+            let message = "management takes only clients with a certificate: come by https, with one that management.client_ca_file signed";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, message));
         }
         let Some(principal) = self.auth.principal(&parts.headers, table) else {
             let message = "no valid api key: send Authorization: Bearer <key>";
@@ -126,6 +140,9 @@ impl Office {
             ["sdk"] => sdk::reference(&call).await,
             ["export"] => self.export(&call),
             ["restore"] => self.restore(call).await,
+            ["certs", rest @ ..] => self.certs(call, rest).await,
+            ["ca" | "ca.pem" | "ca.crt" | "ca.mobileconfig"] => not_allowed("GET"),
+            ["ca", "replace"] => self.replace_authority(&call).await,
             _ => Err(unknown()),
         }
     }

@@ -1,0 +1,80 @@
+//! What TLS is opened with: files that the configuration names, and what the system calls itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Error, parts};
+use crate::config::Config;
+use crate::dispatch::ClockRule;
+use crate::http::{AcmeSettings, Listener, Tls, TlsSettings};
+
+/// Opens TLS, if it is on: `listeners` are its sockets.
+pub(super) fn open(config: &Config, listeners: &[Listener]) -> Result<Option<Tls>, Error> {
+    let ports = || listeners.iter().map(|listener| listener.address().port());
+    // Clients look for 443; of several others, the first is as good as any.
+    let Some(port) = ports().find(|port| *port == 443).or_else(|| ports().next()) else {
+        return Ok(None);
+    };
+    let tls = &config.tls;
+    let settings = TlsSettings {
+        directory: config.server.data_dir.join("tls"),
+        files: tls.files.clone(),
+        client_authorities: file("management.client_ca_file", &config.management.client_ca_file)?,
+        acme: AcmeSettings {
+            directory: config.acme.directory.clone(),
+            authorities: file("acme.ca_file", &config.acme.ca_file)?,
+            contact: config.acme.contact.iter().map(|address| format!("mailto:{address}")).collect(),
+            external: external(config)?,
+            tls_first: port == 443,
+        },
+        host_name: host_name(&tls.host_name),
+        is_clock_good: match parts::clock(config) {
+            ClockRule::Auto => || ClockRule::Auto.is_met(),
+            ClockRule::Synchronised => || ClockRule::Synchronised.is_met(),
+            ClockRule::Trusted => || true,
+        },
+        handshake_time_max: Duration::from_secs(tls.handshake_timeout_seconds),
+        handshakes_max: tls.handshakes_max,
+        port: Some(port),
+        redirect: tls.redirect,
+        hsts: Duration::from_secs(tls.hsts_max_age_seconds),
+    };
+    Ok(Some(Tls::open(settings)?))
+}
+
+/// A file that a key of the configuration names, if it does.
+fn file(key: &'static str, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let unusable = |why: std::io::Error| Error::File { key, path: path.to_owned(), why: why.to_string() };
+    std::fs::read(path).map(Some).map_err(unusable)
+}
+
+/// The account that was made elsewhere, and its key.
+fn external(config: &Config) -> Result<Option<(String, Vec<u8>)>, Error> {
+    let (id, path) = (&config.acme.eab_key_id, &config.acme.eab_key_file);
+    let unusable =
+        |why: &str| Error::File { key: "acme.eab_key_file", path: path.clone(), why: why.to_owned() };
+    match (id.is_empty(), file("acme.eab_key_file", path)?) {
+        (true, None) => Ok(None),
+        (true, Some(_)) => Err(unusable("it needs acme.eab_key_id beside it")),
+        (false, None) => Err(unusable("acme.eab_key_id needs it: set it to a file with the key")),
+        (false, Some(text)) => {
+            let key = crate::http::decode_base64url(text.trim_ascii());
+            Ok(Some((id.clone(), key.ok_or_else(|| unusable("it holds no base64url"))?)))
+        }
+    }
+}
+
+/// The name that was given, else the first label of the system's.
+fn host_name(given: &str) -> String {
+    if !given.is_empty() {
+        return given.to_owned();
+    }
+    let system = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+    let label = system.split('.').next().unwrap_or_default();
+    let is_fit = !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    // What nobody can look up would be in no certificate either.
+    if is_fit { label.to_owned() } else { "picloud".to_owned() }
+}
