@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    apps, backups, call, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes, scripts,
-    sdk, secrets, serve, triggers,
+    apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes,
+    scripts, sdk, secrets, serve, triggers,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -21,6 +21,13 @@ pub(super) struct Cli {
     /// A file that holds the api key; else PICLOUD_API_KEY, else the admin key of a daemon on this machine
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) key_file: Option<PathBuf>,
+    /// A file of certificate authorities, in PEM, that an https URL is checked by; else the public ones, and for a
+    /// daemon on this machine its own [env: PICLOUD_CA_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// A file with a client certificate and its key, in PEM, for a daemon that asks for one [env: PICLOUD_CLIENT_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) client_cert: Option<PathBuf>,
     /// Print the API's JSON
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -54,6 +61,12 @@ pub(super) enum Command {
         /// What to do.
         #[command(subcommand)]
         verb: domains::Verb,
+    },
+    /// Certificates for HTTPS, and the device's own authority
+    Cert {
+        /// What to do.
+        #[command(subcommand)]
+        verb: certs::Verb,
     },
     /// Scripts and their versions
     Script {
@@ -207,6 +220,21 @@ pub(super) enum BodyMode {
     Auto,
     /// Always bytes
     Raw,
+}
+
+/// Where the certificate of a domain comes from, as the API says it.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum TlsSource {
+    /// Your own if one covers the name, else an ACME server for public names, else the device
+    Auto,
+    /// An ACME server, like Let's Encrypt
+    Acme,
+    /// The device's own authority, for the local network
+    Local,
+    /// One that you bring
+    Pem,
+    /// None: the domain is served in the clear
+    None,
 }
 
 /// The word of a choice, which is also the API's word for it.

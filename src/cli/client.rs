@@ -1,4 +1,4 @@
-//! HTTP to a running PiCloud, in the clear: this is the only file that names the HTTP library.
+//! HTTP to a running PiCloud, in the clear or by TLS.
 //!
 //! Nothing is followed, retried or proxied: an api key goes to the host that was named, and nowhere else.
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use ureq::http::{Request, Response};
+use ureq::tls::TlsConfig;
 use ureq::{Agent, Body};
 
 use super::error::Error;
@@ -98,10 +99,11 @@ pub(super) fn parse_url(text: &str) -> Result<String, Error> {
     let uri: ureq::http::Uri =
         full.trim_end_matches('/').parse().map_err(|_| bad("it must be a scheme and a host"))?;
     match (uri.scheme_str(), uri.authority(), uri.path(), uri.query()) {
-        (Some("http"), Some(authority), "" | "/", None) if !authority.as_str().contains('@') => {
-            Ok(format!("http://{authority}"))
+        (Some(scheme @ ("http" | "https")), Some(authority), "" | "/", None)
+            if !authority.as_str().contains('@') =>
+        {
+            Ok(format!("{scheme}://{authority}"))
         }
-        (Some("https"), ..) => Err(bad("this client speaks http only")),
         _ => Err(bad("it must be a scheme and a host, and nothing more")),
     }
 }
@@ -125,13 +127,14 @@ pub(super) fn with_query(path: &str, parameters: &[(&str, Option<&str>)]) -> Str
 
 impl Client {
     /// A client of the PiCloud at `url`, as [`parse_url`] gives it.
-    pub(super) fn new(url: String, key: Key) -> Client {
+    pub(super) fn new(url: String, key: Key, tls: TlsConfig) -> Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(None)
             .allow_non_standard_methods(true)
+            .tls_config(tls)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .user_agent(concat!("picloud/", env!("CARGO_PKG_VERSION")));
         Client { agent: config.build().new_agent(), url, key }

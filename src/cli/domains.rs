@@ -1,9 +1,9 @@
 //! `picloud domain`.
 
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::args::{InApp, Limit};
+use super::args::{InApp, Limit, TlsSource, word};
 use super::error::Error;
 use super::find::{self, app_name, app_path};
 use super::render::{Column, clean, field};
@@ -25,6 +25,9 @@ pub(super) enum Verb {
     Add {
         /// A host like pi.local, a wildcard like *.example.org, or * for every host
         pattern: String,
+        /// Where its certificate comes from
+        #[arg(long, value_name = "SOURCE", default_value = "auto")]
+        tls: TlsSource,
         /// For whom.
         #[command(flatten)]
         of: InApp,
@@ -33,6 +36,21 @@ pub(super) enum Verb {
     Show {
         /// Its pattern or id
         domain: String,
+        /// Whose.
+        #[command(flatten)]
+        of: InApp,
+    },
+    /// Change a claim
+    #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
+    Update {
+        /// Its pattern or id
+        domain: String,
+        /// Where its certificate comes from
+        #[arg(long, value_name = "SOURCE", group = "change")]
+        tls: Option<TlsSource>,
+        /// Another host, wildcard or *
+        #[arg(long, value_name = "PATTERN", group = "change")]
+        pattern: Option<String>,
         /// Whose.
         #[command(flatten)]
         of: InApp,
@@ -49,6 +67,7 @@ pub(super) enum Verb {
 
 const COLUMNS: &[Column] = &[
     Column("PATTERN", |item| field(item, "pattern")),
+    Column("TLS", |item| field(item, "tls")),
     Column("ID", |item| field(item, "id")),
     Column("CREATED", |item| field(item, "created_at")),
 ];
@@ -66,15 +85,26 @@ pub(super) fn run(session: &mut Session<'_>, verb: Verb) -> Result<(), Error> {
             let empty = format!("{} claims no host; claim one with `picloud domain add`", app_name(&of.app));
             session.table(&list, COLUMNS, &empty)
         }
-        Verb::Add { pattern, of } => {
+        Verb::Add { pattern, tls, of } => {
             let path = format!("{}/domains", app_path(&of.app));
-            let domain = session.client.post(&path, &json!({ "pattern": pattern }), &app_name(&of.app))?;
+            let body = json!({ "pattern": pattern, "tls": word(tls) });
+            let domain = session.client.post(&path, &body, &app_name(&of.app))?;
             session.told(format_args!("{} claims {}", app_name(&of.app), field(&domain, "pattern")), &domain)
         }
         Verb::Show { domain, of } => {
             let (path, what) = one(session, &of.app, &domain)?;
             let value = session.client.get(&path, &what)?;
-            session.object(&value, &["pattern", "id", "app_id"])
+            session.object(&value, &["pattern", "tls", "id", "app_id"])
+        }
+        Verb::Update { domain, tls, pattern, of } => {
+            let (path, what) = one(session, &of.app, &domain)?;
+            let mut change = Map::new();
+            let fields = [("tls", tls.and_then(word)), ("pattern", pattern)];
+            change.extend(
+                fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))),
+            );
+            let value = session.client.patch(&path, &Value::from(change), &what)?;
+            session.told(format_args!("updated {what}"), &value)
         }
         Verb::Rm { domain, of } => {
             let (path, what) = one(session, &of.app, &domain)?;

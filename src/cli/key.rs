@@ -53,7 +53,8 @@ fn usable(text: &str) -> Option<String> {
     (!line.is_empty() && line.bytes().all(|byte| byte.is_ascii_graphic())).then(|| line.to_owned())
 }
 
-fn is_this_machine(url: &str) -> bool {
+/// Whether a URL leads to the machine that it is used on.
+pub(super) fn is_this_machine(url: &str) -> bool {
     let host =
         url.parse::<ureq::http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

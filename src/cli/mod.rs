@@ -10,6 +10,7 @@ mod apps;
 mod args;
 mod backups;
 mod call;
+mod certs;
 mod client;
 mod dead_letters;
 mod deploy;
@@ -36,6 +37,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod triggers;
+mod trust;
 mod units;
 
 pub use self::backups::Offline;

@@ -13,9 +13,10 @@ use super::client::Client;
 use super::error::Error;
 use super::key::Key;
 use super::session::Session;
+use super::trust::Trust;
 use super::{
-    apps, backups, call, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes, scripts,
-    sdk, secrets, serve, status, triggers,
+    apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes,
+    scripts, sdk, secrets, serve, status, triggers,
 };
 use crate::config::Config;
 
@@ -127,7 +128,12 @@ fn dispatch(
     let url = cli.url.or_else(|| world.variable("PICLOUD_URL")).unwrap_or_else(|| DEFAULT_URL.to_owned());
     let url = super::client::parse_url(&url)?;
     let key = Key::find(cli.key_file.as_deref(), world.variable("PICLOUD_API_KEY"), &url)?;
-    let mut session = Session { client: Client::new(url, key), json: cli.json, offline, out, err };
+    let trust = Trust {
+        ca_file: cli.ca_file.or_else(|| world.variable("PICLOUD_CA_FILE").map(Into::into)),
+        client_cert: cli.client_cert.or_else(|| world.variable("PICLOUD_CLIENT_CERT").map(Into::into)),
+    };
+    let tls = trust.config(&url)?;
+    let mut session = Session { client: Client::new(url, key, tls), json: cli.json, offline, out, err };
     ask(&mut session, cli.command)
 }
 
@@ -137,6 +143,7 @@ fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
         Command::Serve(_) | Command::Completions { .. } | Command::Sdk(_) => Ok(()),
         Command::App { verb } => apps::run(session, verb),
         Command::Domain { verb } => domains::run(session, verb),
+        Command::Cert { verb } => certs::run(session, verb),
         Command::Script { verb } => scripts::run(session, verb),
         Command::Route { verb } => routes::run(session, verb),
         Command::Trigger { verb } => triggers::run(session, verb),

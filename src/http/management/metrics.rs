@@ -48,6 +48,7 @@ impl Office {
         self.traffic(&mut text);
         self.work(&mut text);
         self.card(&mut text);
+        self.certificates(&mut text);
         self.process(&mut text);
         Ok(reply::text("text/plain; version=0.0.4; charset=utf-8", text.0))
     }
@@ -211,6 +212,41 @@ impl Office {
         text.gauge("card_write_budget_bytes_per_day", help, budget.bytes_per_day);
         let help = "1 while the write budget is exceeded.";
         text.gauge("card_over_budget", help, u8::from(budget.over));
+    }
+
+    fn certificates(&self, text: &mut Exposition) {
+        let Some(tls) = &self.tls else { return };
+        let tally = tls.tally();
+        let outcomes = [&tally.done, &tally.failed, &tally.timed_out].map(|count| count.load(Relaxed));
+        let (waiting, evicted) = tls.anteroom().count();
+        let labels = [
+            "{outcome=\"done\"}",
+            "{outcome=\"failed\"}",
+            "{outcome=\"timed_out\"}",
+            "{outcome=\"evicted\"}",
+        ];
+        let [done, failed, timed_out] = outcomes;
+        let counts = [done, failed, timed_out, evicted];
+        text.counters("tls_handshakes_total", "Handshakes, by what became of them.", &labels, &counts);
+        text.counter("tls_resumed_total", "Handshakes that went on with an earlier session.", &tally.resumed);
+        text.gauge("tls_handshakes_waiting", "Handshakes under way.", waiting);
+        let (granted, refused) = tls.orders();
+        let labels = ["{outcome=\"issued\"}", "{outcome=\"failed\"}"];
+        text.counters("acme_orders_total", "Orders, by what became of them.", &labels, &[granted, refused]);
+        let known = tls.certificates();
+        let ends = known.iter().filter_map(|one| {
+            let seconds = one.facts.as_ref()?.not_after.0 / 1000;
+            // Names are hosts, which hold nothing that would have to be escaped.
+            Some((
+                format!("{{name=\"{}\",source=\"{}\",id=\"{}\"}}", one.name, one.source.word(), one.id),
+                seconds,
+            ))
+        });
+        let ends: Vec<(String, i64)> = ends.collect();
+        let samples: Vec<(&str, &dyn Display)> =
+            ends.iter().map(|(labels, seconds)| (labels.as_str(), seconds as &dyn Display)).collect();
+        let help = "When a certificate ends, in seconds since 1970.";
+        text.metric("certificate_expires_timestamp_seconds", "gauge", help, &samples);
     }
 
     fn process(&self, text: &mut Exposition) {

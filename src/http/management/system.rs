@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use hyper::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Office, Outcome};
 use crate::http::reply::{self, Refusal};
+use crate::http::tls::{State, Tls};
 use crate::model::UnixMs;
 use crate::store::SCHEMA;
 
@@ -69,13 +70,16 @@ impl Office {
         // A full card is no reason to restart or to send calls elsewhere: what it can do, it does.
         let full = self.store.space().full(Instant::now()).is_some();
         let storage = if full { "full" } else { "ok" };
-        let body = json!({
+        let mut body = json!({
             "ready": ready,
             "draining": draining,
             "storage": storage,
             "clock": self.clock(),
             "uptime_seconds": uptime_seconds,
         });
+        if let Some(tls) = &self.tls {
+            body["certificates"] = certificates(tls);
+        }
         Ok(reply::json(status, &body))
     }
 
@@ -89,4 +93,18 @@ impl Office {
         });
         Ok(reply::json(StatusCode::OK, &body))
     }
+}
+
+/// Whether the certificates are well: those that end soon, or ended, and are not renewed. They are served all the same.
+fn certificates(tls: &Tls) -> Value {
+    let near = tls.certificates().into_iter().filter_map(|one| {
+        let word = match one.state {
+            State::Expiring => "ends",
+            State::Expired => "ended",
+            State::Active | State::Pending | State::Failing => return None,
+        };
+        Some(format!("{} {word} at {}", one.name, one.facts?.not_after))
+    });
+    let near: Vec<String> = near.collect();
+    if near.is_empty() { "ok".into() } else { near.into() }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, SanType,
+    SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
@@ -174,6 +175,11 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
+        // Chosen by chance: clients refuse two certificates of one issuer with one number.
+        let mut number = [0; 16];
+        getrandom::fill(&mut number).map_err(|error| error.to_string())?;
+        number[0] &= 0x7f;
+        params.serial_number = Some(SerialNumber::from_slice(&number));
         let signed = params.signed_by(&self.leaf_key, &self.issuer).map_err(said)?;
         let key = PrivateKeyDer::try_from(self.leaf_key.serialize_der())?;
         // Without the root: clients have it, or it would not help them.

@@ -1,8 +1,8 @@
 //! What the operator sees of the certificates, and does with them.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -246,6 +246,12 @@ fn lifetime_ms() -> i64 {
 }
 
 impl Tls {
+    /// Orders that were granted, and that failed.
+    pub(in crate::http) fn orders(&self) -> (u64, u64) {
+        let acme = &self.inner.acme;
+        (acme.granted.load(Relaxed), acme.failed.load(Relaxed))
+    }
+
     /// Hosts and addresses of the device itself, as a person would type them, for pages that explain.
     pub(in crate::http) fn own_host(&self) -> &str {
         &self.inner.settings.host_name
@@ -254,10 +260,5 @@ impl Tls {
     /// The port that clients find TLS at.
     pub(in crate::http) fn port(&self) -> Option<u16> {
         self.inner.settings.port
-    }
-
-    /// Whether `address` is one that its own authority signs for.
-    pub(in crate::http) fn may_sign(&self, address: IpAddr) -> bool {
-        self.authority().may_sign(&address.to_string())
     }
 }
