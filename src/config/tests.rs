@@ -39,7 +39,7 @@ fn flags_beat_the_environment_beats_the_file_beats_the_default() {
         ("PICLOUD_SERVER_DATA_DIR", "env"),
         ("PICLOUD_LOG_LEVEL", "debug"),
     ];
-    let flags = Overrides { listen: vec!["3.3.3.3:3".parse().unwrap()], data_dir: None };
+    let flags = Overrides { listen: vec!["3.3.3.3:3".parse().unwrap()], ..Overrides::default() };
     let config = load(file, &environment, flags).unwrap();
     assert_eq!(config.server.listen, ["3.3.3.3:3".parse().unwrap()]);
     assert_eq!(config.server.data_dir, Path::new("env"));
@@ -49,7 +49,7 @@ fn flags_beat_the_environment_beats_the_file_beats_the_default() {
     assert!(config.log.access);
 
     let config =
-        load(file, &environment, Overrides { data_dir: Some("flag".into()), listen: vec![] }).unwrap();
+        load(file, &environment, Overrides { data_dir: Some("flag".into()), ..Overrides::default() }).unwrap();
     assert_eq!(config.server.data_dir, Path::new("flag"));
     assert_eq!(config.server.listen.len(), 2);
 }
@@ -92,7 +92,7 @@ fn unknown_keys_name_themselves_and_their_line() {
         &[],
         "picloud.toml:3: unknown key server.lisen; server has listen",
     );
-    check("\n[sever]\nx = 1", &[], "picloud.toml:2: unknown key sever; the file has server, management");
+    check("\n[sever]\nx = 1", &[], "picloud.toml:2: unknown key sever; the file has server, tls, acme, proxies, management");
     check("threads = 1", &[], "picloud.toml:1: unknown key threads");
     check("[scripts.limits]\n\nmax_ops = 1", &[], "picloud.toml:3: unknown key scripts.limits.max_ops");
     check("", &[("PICLOUD_SERVER_LISEN", "x")], "environment PICLOUD_SERVER_LISEN: unknown variable");

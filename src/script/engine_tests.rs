@@ -20,7 +20,7 @@ fn requests_are_maps() {
         "[2,3,\"map\",true]",
     );
     gives("request.nothing", "null");
-    gives("request.keys().len() + ctx.keys().len()", "20");
+    gives("request.keys().len() + ctx.keys().len()", "21");
 }
 
 #[test]

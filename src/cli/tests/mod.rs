@@ -148,7 +148,7 @@ fn arguments_that_make_no_sense_exit_64() {
         &["dead-letters", "redrive", ID, "--all"],
         &["key", "add", "x", "--expires", "soon"],
         &["key", "add", "x", "--key", "secret"],
-        &["status", "--url", "https://pi.local"],
+        &["status", "--url", "ftp://pi.local"],
         &["status", "--url", "http://a/b"],
         &["completions", "powershell"],
         &["script", "add", "x.rhai", "--sandbox", "max_operations"],

@@ -68,7 +68,11 @@ impl Foundry {
 
     /// What answers the challenge of an ACME server.
     pub(super) fn challenge(&self, pair: &Pair) -> Result<Arc<ServerConfig>, Unfit> {
-        let mut config = self.config(pair)?;
+        let bad = |error: rustls::Error| Unfit::BadKey(error.to_string());
+        let key = self.provider.key_provider.load_private_key(pair.key.clone_key()).map_err(bad)?;
+        let mut config = self.base.clone();
+        // Not compared with its key: its critical extension is one that only ACME servers read.
+        config.cert_resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::new(pair.chain.clone(), key)));
         config.alpn_protocols = vec![ALPN_ACME.to_vec()];
         // Who asks leaves at once.
         config.send_tls13_tickets = 0;

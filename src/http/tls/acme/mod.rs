@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Error;
 use super::authority::Clock;
-use super::certificate::{Facts, Pair};
+use super::certificate::{Facts, Pair, Unfit};
 use super::claims::{Claim, Claims};
 use super::files;
 use super::foundry::{Foundry, Served};
@@ -314,12 +314,15 @@ impl Acme {
 
     /// Checks what was issued, keeps it and serves it.
     fn keep(&self, name: &str, text: &[u8], foundry: &Foundry, clock: Clock) -> Result<Facts, Failed> {
-        let unfit = |error: super::certificate::Unfit| {
+        let unfit = |error: Unfit| {
             Failed::new(format!("what the server issued cannot be served: {error}"))
         };
         let pair = Pair::read(text).map_err(unfit)?;
-        // Signed a moment ago by a clock that may be some minutes ahead.
-        let facts = pair.check(Some(clock.now.plus(Duration::from_secs(3600)))).map_err(unfit)?;
+        // The server's clock may be some minutes ahead of ours, so that it begins later.
+        let facts = pair.check(None).map_err(unfit)?;
+        if facts.not_after <= clock.now {
+            return Err(unfit(Unfit::Expired(facts.not_after)));
+        }
         if !facts.covers(name) {
             return Err(Failed::new("what the server issued is for another name"));
         }
