@@ -49,7 +49,8 @@ fn flags_beat_the_environment_beats_the_file_beats_the_default() {
     assert!(config.log.access);
 
     let config =
-        load(file, &environment, Overrides { data_dir: Some("flag".into()), ..Overrides::default() }).unwrap();
+        load(file, &environment, Overrides { data_dir: Some("flag".into()), ..Overrides::default() })
+            .unwrap();
     assert_eq!(config.server.data_dir, Path::new("flag"));
     assert_eq!(config.server.listen.len(), 2);
 }
@@ -92,7 +93,11 @@ fn unknown_keys_name_themselves_and_their_line() {
         &[],
         "picloud.toml:3: unknown key server.lisen; server has listen",
     );
-    check("\n[sever]\nx = 1", &[], "picloud.toml:2: unknown key sever; the file has server, tls, acme, proxies, management");
+    check(
+        "\n[sever]\nx = 1",
+        &[],
+        "picloud.toml:2: unknown key sever; the file has server, tls, acme, proxies, management",
+    );
     check("threads = 1", &[], "picloud.toml:1: unknown key threads");
     check("[scripts.limits]\n\nmax_ops = 1", &[], "picloud.toml:3: unknown key scripts.limits.max_ops");
     check("", &[("PICLOUD_SERVER_LISEN", "x")], "environment PICLOUD_SERVER_LISEN: unknown variable");

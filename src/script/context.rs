@@ -16,7 +16,7 @@ pub(super) const REQUEST: &str = "request";
 /// The name of the map of everything.
 pub(super) const CTX: &str = "ctx";
 /// Entries of the two.
-const CTX_FIELDS: usize = 14;
+const CTX_FIELDS: usize = 13;
 const REQUEST_FIELDS: usize = 7;
 
 /// Marks the maps that scripts are given, so that a captured copy is told from a script's own variable.
@@ -104,8 +104,6 @@ pub(super) fn ctx(row: &Row) -> Result<Map, Stop> {
     map.insert("root_execution_id".into(), row.root_execution_id.to_string().into());
     map.insert("is_dead_letter_handler".into(), handles_dead_letters(row.kind).into());
     map.insert("attempt".into(), i64::from(row.attempt()).into());
-    let client = row.client.map_or(Dynamic::UNIT, |address| address.to_string().into());
-    map.insert("client".into(), client);
     map.insert("event".into(), event(row)?);
     Ok(map)
 }

@@ -20,7 +20,7 @@ fn requests_are_maps() {
         "[2,3,\"map\",true]",
     );
     gives("request.nothing", "null");
-    gives("request.keys().len() + ctx.keys().len()", "21");
+    gives("request.keys().len() + ctx.keys().len()", "20");
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn ctx_has_what_the_contract_says() {
     gives(
         "let c = ctx; c.remove(\"request\"); c",
         &format!(
-            r#"{{"app_id":"{}","attempt":1,"client":null,"event":null,"execution_id":"{}","invocation":"http","is_dead_letter_handler":false,"principal":{{"id":"{}","name":"key"}},"request_id":"req-1","root_execution_id":"{}","script_id":"{}","script_name":"hello","trigger_depth":0}}"#,
+            r#"{{"app_id":"{}","attempt":1,"event":null,"execution_id":"{}","invocation":"http","is_dead_letter_handler":false,"principal":{{"id":"{}","name":"key"}},"request_id":"req-1","root_execution_id":"{}","script_id":"{}","script_name":"hello","trigger_depth":0}}"#,
             id(2),
             id(1),
             id(4),

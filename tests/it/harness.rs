@@ -141,6 +141,7 @@ pub(crate) struct Setup {
     prefix: Vec<String>,
     data_dir: Option<PathBuf>,
     config: Option<String>,
+    listen: Option<String>,
 }
 
 impl Setup {
@@ -166,6 +167,17 @@ impl Setup {
     pub(crate) fn by(mut self, prefix: &[String]) -> Setup {
         self.prefix = prefix.to_vec();
         self
+    }
+
+    /// Listens there instead of at any free port.
+    pub(crate) fn listen(mut self, address: &str) -> Setup {
+        self.listen = Some(address.to_owned());
+        self
+    }
+
+    /// Speaks TLS, too, at a free port.
+    pub(crate) fn tls(self) -> Setup {
+        self.set("tls.listen", "127.0.0.1:0")
     }
 
     /// Gives it a configuration file with this text.
@@ -199,7 +211,12 @@ type Lines = Arc<Mutex<Vec<String>>>;
 fn launch(setup: &Setup, dir: &Path) -> (Process, Lines, SocketAddr) {
     let mut words = setup.prefix.iter().map(String::as_str).chain([PICLOUD]);
     let mut command = Command::new(words.next().unwrap());
-    command.args(words).args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
+    command.args(words).args([
+        "serve",
+        "--listen",
+        setup.listen.as_deref().unwrap_or("127.0.0.1:0"),
+        "--data-dir",
+    ]);
     command.arg(setup.data_dir.clone().unwrap_or_else(|| dir.join("data")));
     if let Some(text) = &setup.config {
         let file = dir.join("picloud.toml");
@@ -253,6 +270,15 @@ impl Daemon {
 
     pub(crate) fn dir(&self) -> &TempDir {
         &self.dir
+    }
+
+    /// Where it speaks TLS.
+    #[track_caller]
+    pub(crate) fn tls_address(&self) -> SocketAddr {
+        let log = self.log();
+        let ready = log.lines().rev().find(|line| line.contains("ready on http://")).unwrap();
+        let url = ready.split_whitespace().find_map(|word| word.strip_prefix("https://"));
+        url.unwrap_or_else(|| panic!("TLS is off: {ready}")).parse().unwrap()
     }
 
     pub(crate) fn url(&self) -> String {

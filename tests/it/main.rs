@@ -47,6 +47,7 @@ mod starting;
 mod status;
 mod system;
 mod tidy;
+mod tls;
 mod tour;
 mod triggers;
 mod wear;

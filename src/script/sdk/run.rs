@@ -47,6 +47,21 @@ pub(super) fn kit(watch: &Arc<Watch>) -> Kit {
         }
     );
     let watch = kit.watch();
+    offer!(
+        kit,
+        /// The address that the request came from which this run answers, as a text; `()` if no request began it. Behind a
+        /// proxy that the device trusts it is the client's, not the proxy's.
+        ///
+        /// ```rhai
+        /// run::client() // => null
+        /// ```
+        "run::client()",
+        move || -> Dynamic {
+            let client = watch.row().and_then(|row| row.client);
+            client.map_or(Dynamic::UNIT, |address| address.to_string().into())
+        }
+    );
+    let watch = kit.watch();
     let start = move |ctx: NativeCallContext, name: &str, input: Dynamic, options: &Map| {
         let wishes = Wishes::of("run::start", options)?;
         let input = kv::json(&watch, &ctx, "run::start", &input)?;

@@ -314,9 +314,7 @@ impl Acme {
 
     /// Checks what was issued, keeps it and serves it.
     fn keep(&self, name: &str, text: &[u8], foundry: &Foundry, clock: Clock) -> Result<Facts, Failed> {
-        let unfit = |error: Unfit| {
-            Failed::new(format!("what the server issued cannot be served: {error}"))
-        };
+        let unfit = |error: Unfit| Failed::new(format!("what the server issued cannot be served: {error}"));
         let pair = Pair::read(text).map_err(unfit)?;
         // The server's clock may be some minutes ahead of ours, so that it begins later.
         let facts = pair.check(None).map_err(unfit)?;
