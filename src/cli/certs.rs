@@ -100,7 +100,9 @@ const CERTS: &str = "/api/v1/certs";
 fn one(session: &Session<'_>, name: &str) -> Result<(String, String), Error> {
     let list = session.client.list(CERTS, &[], None, "the list of certificates")?;
     let id = |item: &&Value| item["id"] == name;
-    let named = |item: &&Value| item["name"] == name;
+    let named = |item: &&Value| {
+        item["name"] == name || item["names"].as_array().into_iter().flatten().any(|one| one == name)
+    };
     let found = list.items.iter().find(id).or_else(|| list.items.iter().find(named));
     let what = format!("certificate {}", clean(name));
     let id = found.map_or_else(|| name.to_owned(), |item| text(&item["id"]));

@@ -24,6 +24,9 @@ use crate::script::ChainKey;
 use crate::store::backup::Trial;
 use crate::store::{Catalog, Store};
 
+/// How the paths of the device's own authority begin.
+const AUTHORITY: &str = "/api/v1/ca";
+
 /// How requests are served.
 #[derive(Clone)]
 pub struct Settings {
@@ -182,7 +185,8 @@ fn send_on(tls: &Tls, parts: &Parts, client: Client) -> Option<Reply> {
     if let Some(text) = tls.challenge(parts.uri.path()) {
         return Some(reply::text("application/octet-stream", text));
     }
-    if client.is_secure {
+    // Whoever fetches what to trust, or what was revoked, cannot need it to do so.
+    if client.is_secure || parts.uri.path().starts_with(AUTHORITY) {
         return None;
     }
     let header = router::request_host(parts);

@@ -233,7 +233,7 @@ impl<'a> Caretaker<'a> {
             crate::script::Executor::start(parts::executor(config), store.clone(), reach, on_leak)?;
         let dispatch = Dispatch::new(store.clone(), executor, parts::policy(config), random()?);
         let routes = crate::http::Routes::default();
-        let tls = tls::open(config, &self.tls_listeners)?;
+        let tls = tls::open(config, &self.listeners, &self.tls_listeners)?;
         startable.start(hooks(&routes, &dispatch, tls.as_ref(), tell_broken))?;
         first_run::set_up(&store, &config.server.data_dir)?;
         let limits = parts::limits(config);

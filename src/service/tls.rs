@@ -8,13 +8,9 @@ use crate::config::Config;
 use crate::dispatch::ClockRule;
 use crate::http::{AcmeSettings, Listener, Tls, TlsSettings};
 
-/// Opens TLS, if it is on: `listeners` are its sockets.
-pub(super) fn open(config: &Config, listeners: &[Listener]) -> Result<Option<Tls>, Error> {
-    let ports = || listeners.iter().map(|listener| listener.address().port());
-    // Clients look for 443; of several others, the first is as good as any.
-    let Some(port) = ports().find(|port| *port == 443).or_else(|| ports().next()) else {
-        return Ok(None);
-    };
+/// Opens TLS, if it is on: `by_tls` are its sockets.
+pub(super) fn open(config: &Config, clear: &[Listener], by_tls: &[Listener]) -> Result<Option<Tls>, Error> {
+    let Some(port) = port_of(by_tls, 443) else { return Ok(None) };
     let tls = &config.tls;
     let settings = TlsSettings {
         directory: config.server.data_dir.join("tls"),
@@ -36,10 +32,17 @@ pub(super) fn open(config: &Config, listeners: &[Listener]) -> Result<Option<Tls
         handshake_time_max: Duration::from_secs(tls.handshake_timeout_seconds),
         handshakes_max: tls.handshakes_max,
         port: Some(port),
+        clear_port: port_of(clear, 80),
         redirect: tls.redirect,
         hsts: Duration::from_secs(tls.hsts_max_age_seconds),
     };
     Ok(Some(Tls::open(settings)?))
+}
+
+/// Clients look for the usual port; of several others, the first is as good as any.
+fn port_of(listeners: &[Listener], usual: u16) -> Option<u16> {
+    let ports = || listeners.iter().map(|listener| listener.address().port());
+    ports().find(|port| *port == usual).or_else(|| ports().next())
 }
 
 /// A file that a key of the configuration names, if it does.

@@ -10,13 +10,13 @@ use hyper::{Response, StatusCode};
 use serde_json::json;
 
 use super::Outcome;
-use crate::http::reply::{self, Reply};
+use crate::http::reply::{self, Refusal, Reply};
 use crate::http::tls::{Root, Tls};
 
 const PAGE: &str = include_str!("authority.html");
 const PROFILE: &str = include_str!("authority.mobileconfig");
 
-/// `GET /api/v1/ca`, `ca.pem`, `ca.crt` or `ca.mobileconfig`.
+/// `GET /api/v1/ca`, `ca.pem`, `ca.crt`, `ca.crl` or `ca.mobileconfig`.
 pub(super) fn show(tls: &Tls, form: &str, headers: &HeaderMap) -> Outcome {
     let root = tls.root();
     Ok(match form {
@@ -24,6 +24,13 @@ pub(super) fn show(tls: &Tls, form: &str, headers: &HeaderMap) -> Outcome {
         "ca.crt" => file("application/x-x509-ca-cert", "picloud-ca.crt", Bytes::copy_from_slice(&root.der)),
         "ca.mobileconfig" => {
             file("application/x-apple-aspen-config", "picloud-ca.mobileconfig", profile(&root).into())
+        }
+        "ca.crl" => {
+            let list = tls.revoked().map_err(|error| {
+                tracing::error!(error, "the list of revoked certificates could not be made");
+                Refusal::internal()
+            })?;
+            file("application/pkix-crl", "picloud-ca.crl", list.into())
         }
         _ if wants_page(headers) => reply::text("text/html; charset=utf-8", page(tls, &root)),
         _ => reply::json(StatusCode::OK, &told(&root)),

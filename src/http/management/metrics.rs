@@ -243,8 +243,10 @@ impl Office {
             ))
         });
         let ends: Vec<(String, i64)> = ends.collect();
-        let samples: Vec<(&str, &dyn Display)> =
-            ends.iter().map(|(labels, seconds)| (labels.as_str(), seconds as &dyn Display)).collect();
+        let mut samples: Vec<(&str, &dyn Display)> = Vec::with_capacity(ends.len());
+        for (labels, seconds) in &ends {
+            samples.push((labels, seconds));
+        }
         let help = "When a certificate ends, in seconds since 1970.";
         text.metric("certificate_expires_timestamp_seconds", "gauge", help, &samples);
     }

@@ -110,7 +110,7 @@ impl Office {
             (&Method::GET, ["health"]) => return self.health(),
             (&Method::GET, ["ready"]) => return self.ready(),
             (&Method::GET, ["version"]) => return self.version(),
-            (&Method::GET, ["ca" | "ca.pem" | "ca.crt" | "ca.mobileconfig"]) => {
+            (&Method::GET, ["ca" | "ca.pem" | "ca.crt" | "ca.crl" | "ca.mobileconfig"]) => {
                 return authority::show(self.tls()?, segments[0], &parts.headers);
             }
             _ => {}
@@ -141,7 +141,7 @@ impl Office {
             ["export"] => self.export(&call),
             ["restore"] => self.restore(call).await,
             ["certs", rest @ ..] => self.certs(call, rest).await,
-            ["ca" | "ca.pem" | "ca.crt" | "ca.mobileconfig"] => not_allowed("GET"),
+            ["ca" | "ca.pem" | "ca.crt" | "ca.crl" | "ca.mobileconfig"] => not_allowed("GET"),
             ["ca", "replace"] => self.replace_authority(&call).await,
             _ => Err(unknown()),
         }

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CidrSubnet, CrlDistributionPoint,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
@@ -38,6 +38,9 @@ const LEAF_DAYS_WITHOUT_CLOCK: i64 = 800;
 /// Certificates kept; more are made anew when they are asked for.
 const KEPT_MAX: usize = 256;
 
+/// Where the list is.
+const LIST_PATH: &str = "/api/v1/ca.crl";
+
 /// Networks whose addresses it may sign for: [`is_private`] says the same.
 const NETWORKS: &[(IpAddr, u8)] = &[
     (IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 0)), 8),
@@ -58,7 +61,25 @@ pub(super) struct Authority {
     permitted: Vec<String>,
     /// All certificates share it: they are all of this process.
     leaf_key: KeyPair,
+    list: Option<List>,
     leaves: Mutex<HashMap<String, Leaf>>,
+}
+
+/// Where its list of revoked certificates is handed out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct List {
+    /// Of the clear listener: whoever looks at the list cannot need it to do so.
+    pub(super) port: u16,
+}
+
+impl List {
+    fn url(self, host: &str) -> String {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        match self.port {
+            80 => format!("http://{host}{LIST_PATH}"),
+            port => format!("http://{host}:{port}{LIST_PATH}"),
+        }
+    }
 }
 
 /// What others may have of it.
@@ -85,17 +106,17 @@ pub(super) struct Clock {
 
 impl Authority {
     /// Opens the authority of a directory, or makes one for a device of this name.
-    pub(super) fn open(directory: &Path, host_name: &str) -> Result<Authority, Error> {
+    pub(super) fn open(directory: &Path, host_name: &str, list: Option<List>) -> Result<Authority, Error> {
         let path = directory.join(FILE);
         let failed = |why: String| Error::Authority { path: path.clone(), why };
         let text = match files::read(&path).map_err(|error| failed(error.to_string()))? {
             Some(text) => text,
             None => make(&path, host_name).map_err(failed)?,
         };
-        Authority::read(&text).map_err(|why| failed(format!("{why}; put it back, or remove it to have another made, which every client must then trust anew")))
+        Authority::read(&text, list).map_err(|why| failed(format!("{why}; put it back, or remove it to have another made, which every client must then trust anew")))
     }
 
-    fn read(text: &[u8]) -> Result<Authority, String> {
+    fn read(text: &[u8], list: Option<List>) -> Result<Authority, String> {
         let Pair { chain, key } = Pair::read(text).map_err(|error| error.to_string())?;
         let facts = Facts::of(&chain).map_err(|error| error.to_string())?;
         let der = chain.into_iter().next().ok_or("it holds no certificate")?;
@@ -111,7 +132,7 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|error| error.to_string())?;
         let leaf_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| error.to_string())?;
         let root = Root { der, pem, name, facts };
-        Ok(Authority { issuer, root, permitted, leaf_key, leaves: Mutex::default() })
+        Ok(Authority { issuer, root, permitted, leaf_key, list, leaves: Mutex::default() })
     }
 
     /// What clients are to trust.
@@ -163,6 +184,21 @@ impl Authority {
         self.leaves.lock().unwrap_or_else(PoisonError::into_inner).remove(host).is_some()
     }
 
+    /// The list of what it revoked, in DER (RFC 5280 5): nothing, since what it signs is short-lived.
+    pub(super) fn revoked(&self, clock: Clock) -> Result<Vec<u8>, String> {
+        let (from, until) = validity(clock);
+        let params = CertificateRevocationListParams {
+            this_update: from,
+            next_update: until,
+            crl_number: SerialNumber::from_slice(&clock.now.0.max(1).to_be_bytes()),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).map_err(|error| error.to_string())?;
+        Ok(list.der().to_vec())
+    }
+
     fn sign(&self, host: &str, foundry: &Foundry, clock: Clock) -> Result<Served, String> {
         let said = |error: rcgen::Error| error.to_string();
         let mut params = CertificateParams::default();
@@ -174,6 +210,10 @@ impl Authority {
         (params.not_before, params.not_after) = validity(clock);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        // Some clients refuse whom they cannot ask about; there is nothing on the list.
+        if let Some(list) = &self.list {
+            params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![list.url(host)] }];
+        }
         params.use_authority_key_identifier_extension = true;
         // Chosen by chance: clients refuse two certificates of one issuer with one number.
         let mut number = [0; 16];
@@ -275,7 +315,3 @@ pub(super) fn path(directory: &Path) -> PathBuf {
 
 /// How long a certificate is served that a trusted clock made.
 pub(super) const LEAF_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
-
-#[cfg(test)]
-#[path = "authority_tests.rs"]
-mod tests;

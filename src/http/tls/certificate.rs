@@ -92,6 +92,7 @@ impl Pair {
             keys.push(key);
         }
         match (chain.len(), keys.pop()) {
+            (0, _) if begins(text) => Err(Unfit::NoPem("a part has a BEGIN line and no END line".to_owned())),
             (0, _) => Err(Unfit::NoCertificate),
             (1..=CHAIN_MAX, Some(key)) if keys.is_empty() => Ok(Pair { chain, key }),
             (1..=CHAIN_MAX, Some(_)) => Err(Unfit::ManyKeys(keys.len() + 1)),
@@ -163,6 +164,12 @@ impl Facts {
     pub(super) fn lifetime_ms(&self) -> i64 {
         self.not_after.0.saturating_sub(self.not_before.0).max(0)
     }
+}
+
+/// Whether a certificate begins somewhere, and if only by its first line.
+fn begins(text: &[u8]) -> bool {
+    const LINE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    text.windows(LINE.len()).any(|window| window == LINE)
 }
 
 /// Says what is wrong without the text around it, which may hold a key.

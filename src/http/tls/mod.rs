@@ -32,7 +32,7 @@ use acme::Acme;
 pub use acme::Settings as AcmeSettings;
 pub(super) use anteroom::{Anteroom, Seat};
 pub(super) use authority::Root;
-use authority::{Authority, Clock};
+use authority::{Authority, Clock, List};
 use certificate::Facts;
 use claims::{Claim, Claims};
 use foundry::{ALPN_ACME, Foundry};
@@ -62,10 +62,18 @@ pub struct Settings {
     pub handshakes_max: usize,
     /// The port that clients find TLS at; `None` where it is off.
     pub port: Option<u16>,
+    /// The port that clients find it at in the clear.
+    pub clear_port: Option<u16>,
     /// Whether clear requests are sent there, where a domain has a certificate that clients trust.
     pub redirect: bool,
     /// For how long clients are told to come by TLS only; zero: they are not told (RFC 6797).
     pub hsts: Duration,
+}
+
+impl Settings {
+    fn list(&self) -> Option<List> {
+        self.clear_port.map(|port| List { port })
+    }
 }
 
 /// What keeps certificates from being served at all.
@@ -149,7 +157,7 @@ impl Tls {
         let foundry =
             Foundry::new(settings.client_authorities.as_deref()).map_err(Error::ClientAuthorities)?;
         let clock = Clock { now: UnixMs::now(), is_good: (settings.is_clock_good)() };
-        let authority = Authority::open(&settings.directory, &settings.host_name)?;
+        let authority = Authority::open(&settings.directory, &settings.host_name, settings.list())?;
         let own = Own::open(settings.directory.join("own"), settings.files.clone(), &foundry, clock)?;
         let acme = Acme::open(settings.directory.join("acme"), settings.acme.clone(), &foundry)?;
         let inner = Inner {
@@ -316,6 +324,11 @@ impl Tls {
     /// The answer to an HTTP challenge.
     pub(super) fn challenge(&self, path: &str) -> Option<String> {
         self.inner.acme.challenges.http(path.strip_prefix(acme::PATH)?)
+    }
+
+    /// What the device's authority revoked.
+    pub(super) fn revoked(&self) -> Result<Vec<u8>, String> {
+        self.authority().revoked(self.clock())
     }
 
     /// What clients of the local network may trust.

@@ -288,7 +288,3 @@ impl Table {
         Table { items, exact, wildcard }
     }
 }
-
-#[cfg(test)]
-#[path = "own_tests.rs"]
-mod tests;

@@ -182,7 +182,7 @@ impl Tls {
         let mut place = self.inner.authority.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Put aside, not lost: the operator may want it back.
         std::fs::rename(&path, path.with_extension("old")).map_err(unusable)?;
-        *place = Arc::new(Authority::open(&settings.directory, &settings.host_name)?);
+        *place = Arc::new(Authority::open(&settings.directory, &settings.host_name, settings.list())?);
         Ok(())
     }
 }

@@ -52,6 +52,8 @@ pub(super) fn kit(watch: &Arc<Watch>) -> Kit {
         /// The address that the request came from which this run answers, as a text; `()` if no request began it. Behind a
         /// proxy that the device trusts it is the client's, not the proxy's.
         ///
+        /// Limits: many people may share an address, and one may have many: it is no proof of who asks.
+        ///
         /// ```rhai
         /// run::client() // => null
         /// ```

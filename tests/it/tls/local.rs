@@ -152,6 +152,26 @@ fn the_root_comes_in_the_forms_that_systems_take() {
     fs::write(&file, &crt.body).unwrap();
     let same = run(&["openssl", "x509", "-inform", "DER", "-in", file.to_str().unwrap()]).out;
     assert_eq!(same.trim(), fs::read_to_string(&ca).unwrap().trim());
+    let list = daemon.dir().path().join("list.crl");
+    fs::write(&list, daemon.get("/api/v1/ca.crl").body).unwrap();
+    let read = run(&[
+        "openssl",
+        "crl",
+        "-inform",
+        "DER",
+        "-in",
+        list.to_str().unwrap(),
+        "-noout",
+        "-text",
+        "-CAfile",
+        &ca,
+    ]);
+    assert!(
+        read.err.contains("verify OK") && read.out.contains("No Revoked Certificates"),
+        "{}{}",
+        read.out,
+        read.err
+    );
     let profile = daemon.get("/api/v1/ca.mobileconfig").text();
     let parsed = run_with(
         &[
