@@ -27,6 +27,8 @@ pub(crate) enum Subject {
     Slow,
     /// A healthy app beside one that loops or floods the outbox
     Fair,
+    /// TLS beside the same in the clear, handshakes beside Caddy's, memory of idle connections
+    Tls,
     /// A script through the executor, beyond the engine's own evaluation
     Hello,
     /// Reading values of an app that keeps a million

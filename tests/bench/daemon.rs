@@ -69,6 +69,13 @@ impl Daemon {
         Ok(Daemon { process, address, ready_after, spawned_at, agent, log })
     }
 
+    /// Where it speaks TLS.
+    pub(crate) fn tls_address(&self) -> Outcome<SocketAddr> {
+        let said = fs::read_to_string(&self.log)?;
+        let url = said.split_whitespace().find_map(|word| word.strip_prefix("https://"));
+        Ok(url.ok_or("TLS is off")?.parse()?)
+    }
+
     /// How long ago the process was started.
     pub(crate) fn age(&self) -> Duration {
         self.spawned_at.elapsed()

@@ -7,7 +7,7 @@
 //!
 //! [`load`] is the generator, [`bare`] the yardstick, [`daemon`] the daemon under test and what its metrics say,
 //! [`rounds`] the order of measurements, [`slow`] the same on slower cards, [`fair`] beside a bad
-//! neighbour, [`endurance`] many of them in a row; [`hello`], [`million`], [`cron`], [`startup`] and [`matching`] need no
+//! neighbour, [`tls`] what encryption costs, [`endurance`] many of them in a row; [`hello`], [`million`], [`cron`], [`startup`] and [`matching`] need no
 //! load; [`report`] prints.
 
 mod args;
@@ -29,6 +29,7 @@ mod rounds;
 mod seed;
 mod slow;
 mod startup;
+mod tls;
 
 use std::fs;
 use std::path::Path;
@@ -71,6 +72,9 @@ fn measure(args: &Args, dir: &Path) -> Outcome<Report> {
     }
     if args.wants(Subject::Fair) {
         report.add_fair(&fair::run(args, dir)?);
+    }
+    if args.wants(Subject::Tls) {
+        report.add_tls(&tls::run(args, &dir.join("tls"))?);
     }
     if args.wants(Subject::Hello) {
         report.add_hello(&hello::run(args, dir)?);

@@ -14,6 +14,7 @@ use crate::numbers::float;
 use crate::rounds::{Rounds, Runs};
 use crate::slow::Slow;
 use crate::startup::Start;
+use crate::tls::Tls;
 
 const MEGABYTE: f64 = 1e6;
 
@@ -291,6 +292,24 @@ impl Report {
         self.tables.push(table);
     }
 
+    /// What TLS costs.
+    pub(crate) fn add_tls(&mut self, tls: &Tls) {
+        let mut table = Table::new("TLS 1.3, a sync relaxed route, 32 connections that stay", &["", "req/s"]);
+        table.add(vec!["in the clear".into(), format!("{:.0}", tls.clear_rate)]);
+        table.add(vec!["by TLS".into(), format!("{:.0}", tls.tls_rate)]);
+        self.tables.push(table);
+        self.at_least("TLS, of our own rate in the clear", 0.75, tls.ratio);
+        if let Some(handshakes) = &tls.handshakes {
+            let mut table = Table::new("Full handshakes, TLS 1.3, P-256", &["", "per second"]);
+            table.add(vec!["PiCloud".into(), format!("{:.0}", handshakes.ours)]);
+            table.add(vec!["Caddy".into(), format!("{:.0}", handshakes.caddy)]);
+            self.tables.push(table);
+            self.at_least("full handshakes, of Caddy's", 0.8, handshakes.ratio);
+        }
+        let what = format!("KB of memory for each of {} idle TLS connections", tls.idle_connections);
+        self.at_most(&what, 40.0, tls.bytes_per_connection / 1000.0, 1);
+    }
+
     /// What a healthy app felt of its neighbour.
     pub(crate) fn add_fair(&mut self, all: &[Fair]) {
         let heads = [
@@ -376,6 +395,7 @@ fn name(subject: Subject) -> &'static str {
         Subject::Match => "match",
         Subject::Fair => "fair",
         Subject::Endurance => "endurance",
+        Subject::Tls => "tls",
     }
 }
 

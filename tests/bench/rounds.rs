@@ -133,7 +133,8 @@ impl Field<'_> {
             | Subject::Cron
             | Subject::Start
             | Subject::Match
-            | Subject::Endurance => Err("this is not measured under load".into()),
+            | Subject::Endurance
+            | Subject::Tls => Err("this is not measured under load".into()),
         }
     }
 
