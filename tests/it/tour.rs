@@ -68,11 +68,16 @@ fn marked(name: &str) -> &'static str {
 
 #[test]
 fn the_commands_of_the_sections_work_as_they_stand() {
-    let daemon = Setup::default().without_device_key().start();
+    let daemon = Setup::default().without_device_key().tls().start();
     let place = daemon.dir().path();
     symlink(daemon.data_dir(), place.join("picloud-data")).unwrap();
+    let https = format!("localhost:{}", daemon.tls_address().port());
     for (name, expected) in [
-        ("kv", &["{\"name\":\"Ada\"}", "user/7", "imported 4 values"][..]),
+        (
+            "https",
+            &["\"hello\":\"you\"", "localhost", "308 Permanent Redirect", "location: https://boat.lan"][..],
+        ),
+        ("kv", &["{\"name\":\"Ada\"}", "user/7", "imported 4 values"]),
         ("sdk", &["kv:: Values that stay", "kv::incr(key[, by])"]),
         (
             "triggers",
@@ -81,7 +86,10 @@ fn the_commands_of_the_sections_work_as_they_stand() {
         ("secrets", &["api.token", "smtp.password", "{\"characters\":13}", "using [secret]"]),
         ("moving", &["sound", "served"]),
     ] {
-        let script = format!("set -e\npicloud() {{ {PICLOUD} \"$@\"; }}\nexec 2>&1\n{}", marked(name));
+        let script = format!(
+            "set -e\npicloud() {{ {PICLOUD} \"$@\"; }}\nexec 2>&1\n{}",
+            marked(name).replace("localhost:8443", &https)
+        );
         let mut bash = Command::new("bash");
         bash.arg("-c").arg(script).current_dir(place).env_clear().env("PICLOUD_URL", daemon.url());
         let ran = bash.env("PATH", "/usr/bin:/bin").output().unwrap();
