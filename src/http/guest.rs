@@ -91,7 +91,7 @@ type Wire = Pin<Box<TimeoutWriter<TcpStream>>>;
 
 impl Guest {
     /// Serves a connection in the clear.
-    pub(super) async fn come(mut self, mut stream: TcpStream, place: OwnedSemaphorePermit) {
+    pub(super) async fn come(self, mut stream: TcpStream, place: OwnedSemaphorePermit) {
         // Answers are small and written whole; waiting to merge them only delays them.
         let _ = stream.set_nodelay(true);
         let introduced = timeout(self.protocols.head_time_max, self.introduce(&mut stream)).await;
@@ -107,7 +107,7 @@ impl Guest {
     }
 
     /// Serves a connection by TLS, once its handshake is over.
-    pub(super) async fn come_by_tls(mut self, mut stream: TcpStream, tls: Tls, seat: Seat) {
+    pub(super) async fn come_by_tls(self, mut stream: TcpStream, tls: Tls, seat: Seat) {
         let _ = stream.set_nodelay(true);
         let deadline = Instant::now() + tls.handshake_time_max();
         let met = async {
@@ -116,7 +116,16 @@ impl Guest {
             let stream = shake(self.wire(stream), at, &tls).await?;
             Ok::<_, io::Error>((source, stream))
         };
-        let met = timeout_at(deadline, met).await;
+        // Whoever shakes hands while the house closes has a moment to be done.
+        let mut leaving = self.guests.closing();
+        let closed = async {
+            leaving.wait().await;
+            tokio::time::sleep(FIRST_REQUEST).await;
+        };
+        let met = tokio::select! {
+            met = timeout_at(deadline, met) => met,
+            () = closed => return,
+        };
         drop(seat);
         let tally = tls.tally();
         let (source, stream) = match met {
@@ -145,7 +154,7 @@ impl Guest {
     }
 
     /// Whom a trusted proxy announces, if it does.
-    async fn introduce(&mut self, stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
+    async fn introduce(&self, stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
         if !self.server.proxies().announces(self.peer.ip().to_canonical()) {
             return Ok(None);
         }

@@ -151,6 +151,12 @@ impl Setup {
         self
     }
 
+    /// The same unless it is set already.
+    pub(crate) fn set_first(self, key: &str, value: impl ToString) -> Setup {
+        let name = picloud::config::env_name(key);
+        if self.env.iter().any(|(other, _)| *other == name) { self } else { self.set(key, value) }
+    }
+
     /// Sets a variable of the environment.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Setup {
         self.env.push((name.to_owned(), value.to_owned()));

@@ -109,8 +109,9 @@ impl Tls {
             TlsSource::Auto => is_public_name(host) && !acme.is_elsewhere(host),
             TlsSource::Local | TlsSource::Pem | TlsSource::None => false,
         });
-        let mut names: Vec<&str> =
-            wanted.map(|(host, _)| host).chain(issued.keys().map(String::as_str)).collect();
+        let troubled = acme.troubled();
+        let issued_names = issued.keys().chain(&troubled).map(String::as_str);
+        let mut names: Vec<&str> = wanted.map(|(host, _)| host).chain(issued_names).collect();
         names.sort_unstable();
         names.dedup();
         names.into_iter().map(|name| self.of_name(name, issued.get(name), now)).collect()

@@ -73,7 +73,7 @@ impl World {
             .by(&self.network.prefix())
             .data_in(self.dir.path().join("data"))
             .listen(&format!("{DEVICE}:80"))
-            .set("tls.listen", format!("{DEVICE}:443"))
+            .set_first("tls.listen", format!("{DEVICE}:443"))
             .set("cron.clock", "trusted")
             .set("acme.directory", "https://127.0.0.1:14000/acme/local/directory")
             .set("acme.ca_file", self.root())
@@ -290,6 +290,42 @@ fn a_server_that_goes_away_takes_nothing_with_it() {
     });
     device.cert_once("b.wild.example.test", is_active);
     assert!(device.is_verified("b.wild.example.test"));
+}
+
+#[test]
+fn the_clear_port_proves_a_name_where_tls_has_another() {
+    let world = World::new("12h");
+    let device = world.device(Setup::default().set("tls.listen", format!("{DEVICE}:8443")));
+    device.claim("pi.example.test", "acme");
+    device.cert_once("pi.example.test", is_active);
+    let url = "https://pi.example.test:8443/hello/you";
+    let ran = world.network.run(&["curl", "-sS", "--cacert", &world.root(), url]);
+    assert!(ran.out.contains("you"), "{}", ran.err);
+    // Who comes in the clear is sent to that port, and a challenge that is not open is anybody's path.
+    let ran = world.network.run(&["curl", "-si", "http://pi.example.test/x"]);
+    assert!(ran.out.contains("location: https://pi.example.test:8443/x"), "{}", ran.out);
+    let token = "http://localhost/.well-known/acme-challenge/nobody";
+    let to = format!("localhost:80:{DEVICE}");
+    let ran = world.network.run(&["curl", "-s", "--resolve", &to, token]);
+    assert!(ran.out.contains("no route matches"), "{}", ran.out);
+}
+
+#[test]
+fn a_wildcard_orders_only_what_leads_here() {
+    let world = World::new("12h");
+    let device = world.device(Setup::default());
+    device.claim("*.example.test", "acme");
+    let ask = |name: &str| {
+        let to = format!("{name}:443:{DEVICE}");
+        let url = format!("https://{name}/");
+        world.network.run(&["curl", "-sk", "--resolve", &to, &url]).code
+    };
+    // A name that nobody knows is not ordered, however often somebody asks; the handshake goes on without it.
+    for _ in 0..3 {
+        assert_eq!(ask("unknown.example.test"), 0);
+    }
+    assert!(!device.daemon.log().contains("could not be had"), "{}", device.daemon.log());
+    assert!(device.is_verified("pi.example.test"));
 }
 
 #[test]

@@ -60,6 +60,17 @@ pub(in crate::http) struct Standing {
     pub(in crate::http) next_attempt_at: Option<UnixMs>,
 }
 
+/// Whether anybody wants a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// It is claimed, or was issued.
+    Yes,
+    /// It falls under a wildcard, and somebody asked for it once.
+    WhileRecent,
+    /// Nobody does.
+    No,
+}
+
 /// Why an order is not made now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::http) enum TooSoon {
@@ -188,10 +199,20 @@ impl Journal {
         self.keep();
     }
 
-    /// Forgets names that nobody claims any more.
-    pub(super) fn keep_only(&mut self, mut is_wanted: impl FnMut(&str) -> bool) {
+    /// Names that could not be had yet.
+    pub(super) fn troubled(&self) -> Vec<String> {
+        let troubled = self.pages.names.iter().filter(|(_, standing)| standing.failures > 0);
+        troubled.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Forgets names that nobody claims any more, and of those that were only asked for, what is long ago.
+    pub(super) fn keep_only(&mut self, now: UnixMs, mut wanted: impl FnMut(&str) -> Wanted) {
         let before = self.pages.names.len();
-        self.pages.names.retain(|name, _| is_wanted(name));
+        self.pages.names.retain(|name, standing| match wanted(name) {
+            Wanted::Yes => true,
+            Wanted::WhileRecent => standing.last_attempt_at.is_some_and(|at| now.since(at) < WEEK),
+            Wanted::No => false,
+        });
         if self.pages.names.len() != before {
             self.keep();
         }

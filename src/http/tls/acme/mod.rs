@@ -29,15 +29,17 @@ use super::files;
 use super::foundry::{Foundry, Served};
 use crate::model::{TlsSource, UnixMs, is_private, is_public_name};
 pub(super) use challenges::{Challenges, PATH};
-use journal::Journal;
 pub(super) use journal::Standing;
 pub(in crate::http) use journal::TooSoon;
+use journal::{Journal, Wanted};
 use order::{Agent, Failed, Proof};
 
 /// An order from its first request to its chain.
 const ORDER_TIME_MAX: Duration = Duration::from_secs(300);
 /// Names below wildcards that are wanted at once.
-const ASKED_MAX: usize = 100;
+const ASKED_MAX: usize = 16;
+/// How long the resolver may take.
+const LOOKUP_TIME_MAX: Duration = Duration::from_secs(3);
 /// Suggestions of the server are asked for again after that long at the least, and at the most.
 const SUGGESTION_TIME: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
 
@@ -55,6 +57,9 @@ pub struct Settings {
     /// Whether the TLS listener can be reached under port 443, as far as the configuration tells.
     pub tls_first: bool,
 }
+
+/// How names are claimed that are ordered when somebody asks for them.
+const BELOW: Claim = Claim::Wildcard(TlsSource::Acme);
 
 /// All of them.
 pub(super) struct Acme {
@@ -106,12 +111,17 @@ impl Issued {
     /// From then on it is to be renewed.
     pub(super) fn renew_at(&self) -> UnixMs {
         let suggestion = *self.suggestion.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(suggestion) = suggestion {
-            return suggestion.renew_at;
-        }
         let lifetime = Duration::from_millis(u64::try_from(self.served.facts.lifetime_ms()).unwrap_or(0));
+        if let Some(suggestion) = suggestion {
+            // However late the server would like it, there is time left for a second try.
+            return suggestion.renew_at.min(self.before_end(lifetime.div_f64(10.0)));
+        }
         // A third is left, and up to a twentieth more.
         let left = lifetime.div_f64(3.0) + lifetime.div_f64(20.0).mul_f64(self.chance());
+        self.before_end(left)
+    }
+
+    fn before_end(&self, left: Duration) -> UnixMs {
         let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
         UnixMs(self.served.facts.not_after.0.saturating_sub(left))
     }
@@ -161,6 +171,11 @@ impl Acme {
     /// All of them.
     pub(super) fn issued(&self) -> Arc<HashMap<String, Arc<Issued>>> {
         self.issued.load_full()
+    }
+
+    /// Names that could not be had yet.
+    pub(super) fn troubled(&self) -> Vec<String> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).troubled()
     }
 
     /// How it stands with a name.
@@ -250,22 +265,26 @@ impl Acme {
             .map(|(host, _)| host.to_owned())
             .collect();
         // What was issued under a wildcard goes on being renewed while the wildcard is claimed.
-        let under_wildcard = |name: &&String| claims.claim(name) == Claim::Wildcard(TlsSource::Acme);
+        let under_wildcard = |name: &&String| claims.claim(name) == BELOW;
         names.extend(self.issued().keys().filter(under_wildcard).cloned());
-        self.journal
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keep_only(|name| names.contains(name) || asked.contains(name));
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).keep_only(
+            clock().now,
+            |name| match claims.claim(name) {
+                _ if names.contains(name) => Wanted::Yes,
+                BELOW => Wanted::WhileRecent,
+                _ => Wanted::No,
+            },
+        );
         // Those that somebody waits for first.
         for name in asked.iter().filter(|name| under_wildcard(name)).chain(&names) {
-            self.attend(name, claims.claim(name).source(), pressed.contains(name), foundry, clock()).await;
+            self.attend(name, claims.claim(name), pressed.contains(name), foundry, clock()).await;
         }
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).retain(|name| !asked.contains(name));
         self.ended.send_modify(|count| *count += 1);
     }
 
     /// Orders a name, if that is due.
-    async fn attend(&self, name: &str, source: TlsSource, pressed: bool, foundry: &Foundry, clock: Clock) {
+    async fn attend(&self, name: &str, claim: Claim, pressed: bool, foundry: &Foundry, clock: Clock) {
         let old = self.find(name);
         if let Some(old) = &old {
             self.hear_suggestion(old, clock.now).await;
@@ -277,7 +296,9 @@ impl Acme {
             let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
             journal.check(name, clock.now, old.is_some(), pressed)
         };
-        if checked.is_err() || (source == TlsSource::Auto && old.is_none() && !self.leads_here(name).await) {
+        // Whoever chose the source for just this name knows where it leads.
+        let is_sure = claim == Claim::Exact(TlsSource::Acme) || old.is_some();
+        if checked.is_err() || (!is_sure && !self.leads_here(name, claim).await) {
             return;
         }
         let failures = {
@@ -365,14 +386,15 @@ impl Acme {
     }
 
     /// Whether a name leads to a public address, or to this device.
-    async fn leads_here(&self, name: &str) -> bool {
-        let found = tokio::net::lookup_host((name, 443)).await;
+    async fn leads_here(&self, name: &str, claim: Claim) -> bool {
+        let found = tokio::time::timeout(LOOKUP_TIME_MAX, tokio::net::lookup_host((name, 443))).await;
+        let found = found.unwrap_or(Err(std::io::ErrorKind::TimedOut.into()));
         let here = found
             .is_ok_and(|mut found| found.any(|address| is_public(address.ip()) || is_ours(address.ip())));
         let mut elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
         if here {
             elsewhere.remove(name);
-        } else {
+        } else if matches!(claim, Claim::Exact(_)) {
             elsewhere.insert(name.to_owned());
         }
         here
