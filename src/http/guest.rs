@@ -17,7 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use rustls::{HandshakeKind, ServerConnection};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -43,6 +43,9 @@ const ERRORS_MAX: usize = 100;
 const WINDOW: (u32, u32) = (64 * 1024, 256 * 1024);
 /// Bytes of an answer that wait to be sent.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// What is answered to a clear request at the door for TLS.
+const SPEAK_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 58\r\nconnection: close\r\n\r\n{\"error\":\"this port speaks HTTPS: ask with https:// here\"}";
 
 /// How connections are served.
 #[derive(Clone)]
@@ -112,6 +115,9 @@ impl Guest {
         let deadline = Instant::now() + tls.handshake_time_max();
         let met = async {
             let source = self.introduce(&mut stream).await?;
+            if speaks_clear(&mut stream).await? {
+                return Err(io::Error::other("it speaks in the clear"));
+            }
             let at = stream.local_addr()?.ip();
             let stream = shake(self.wire(stream), at, &tls).await?;
             Ok::<_, io::Error>((source, stream))
@@ -255,6 +261,17 @@ where
             }
         }
     }
+}
+
+/// Whether an HTTP request comes in the clear, which then has its answer: whoever typed the wrong scheme sees what to do.
+async fn speaks_clear(stream: &mut TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    // A method begins with a letter, a handshake does not (RFC 8446 5.1).
+    if stream.peek(&mut first).await? == 0 || !first[0].is_ascii_uppercase() {
+        return Ok(false);
+    }
+    stream.write_all(SPEAK_TLS).await?;
+    Ok(true)
 }
 
 /// The handshake: the certificate is chosen by what the client asks for.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use hyper::body::Incoming;
-use hyper::header::{HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
+use hyper::header::{HOST, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
 use hyper::http::request::Parts;
 use hyper::{Request, StatusCode};
 
@@ -185,13 +185,16 @@ fn send_on(tls: &Tls, parts: &Parts, client: Client) -> Option<Reply> {
     if let Some(text) = tls.challenge(parts.uri.path()) {
         return Some(reply::text("application/octet-stream", text));
     }
+    let names_one_host = parts.headers.get_all(HOST).iter().count() <= 1;
     // Whoever fetches what to trust, or what was revoked, cannot need it to do so.
-    if client.is_secure || parts.uri.path().starts_with(AUTHORITY) {
+    if client.is_secure || parts.uri.path().starts_with(AUTHORITY) || !names_one_host {
         return None;
     }
     let header = router::request_host(parts);
     let base = tls.elsewhere(Host::from_header(&header).as_str())?;
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = parts.uri.path_and_query().map(|target| target.as_str());
+    // `OPTIONS *` is about the server as a whole (RFC 9110 9.3.7).
+    let target = target.filter(|target| target.starts_with('/')).unwrap_or("/");
     let mut sent_on = reply::empty(StatusCode::PERMANENT_REDIRECT);
     sent_on.headers_mut().insert(LOCATION, HeaderValue::try_from(format!("{base}{target}")).ok()?);
     Some(sent_on)

@@ -31,7 +31,9 @@ pub(in crate::http) enum Unfit {
     LongChain(usize),
     #[error("certificate {number} cannot be read: {why}")]
     Unreadable { number: usize, why: String },
-    #[error("the private key is of no use: {0}")]
+    #[error(
+        "the private key is of no use: {0}; it must be RSA of 2048 to 8192 bits, ECDSA over P-256 or P-384, or Ed25519"
+    )]
     BadKey(String),
     #[error("the private key belongs to another certificate than the first one")]
     WrongKey,
@@ -75,6 +77,8 @@ pub(in crate::http) struct Facts {
 impl Pair {
     /// Reads chain and key out of PEM, in whatever order.
     pub(super) fn read(text: &[u8]) -> Result<Pair, Unfit> {
+        // As some editors begin their files.
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let (mut chain, mut keys) = (Vec::new(), Vec::new());
         for item in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
             let (kind, der) = item.map_err(|error| Unfit::NoPem(told(&error)))?;

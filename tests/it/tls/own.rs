@@ -79,6 +79,7 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
         (&nameless.chain, &nameless.key, "names no host"),
         (&chained, key, "did not sign"),
         (&good.chain.repeat(11), key, "at most 10"),
+        (&format!("\u{feff}{}", good.chain), "", "no private key"),
     ] {
         let answer = bring(&daemon, chain, key);
         assert_eq!(answer.status, 422, "{why}: {answer}");

@@ -121,6 +121,16 @@ fn requests_are_the_same_over_http2() {
 }
 
 #[test]
+fn who_takes_the_wrong_door_is_told() {
+    let daemon = Setup::default().tls().start();
+    let answer = crate::http::Request::new(daemon.tls_address(), "GET", "/").send();
+    assert!(answer.status == 400 && answer.error().contains("https://"), "{answer}");
+    let at = daemon.address.to_string();
+    let ran = run(&["curl", "-sk", "--max-time", "5", &format!("https://{at}/")]);
+    assert_eq!(ran.code, 35, "{}", ran.err);
+}
+
+#[test]
 fn many_streams_and_connections_lose_nothing() {
     let daemon = Setup::default().tls().start();
     let url = format!("https://{}/hello/you", daemon.tls_address());
@@ -163,6 +173,10 @@ fn who_comes_in_the_clear_is_sent_to_tls_where_there_is_a_certificate() {
         let ran = curl(&daemon, host, "/hello/you", &["-k", "-i", "--http1.1"]);
         assert_eq!(ran.out.contains("strict-transport-security: max-age=31536000"), wanted, "{}", ran.out);
     }
+    let star = daemon.request("OPTIONS", "*").host("pi.example.org").send();
+    assert_eq!(star.header("location"), Some(format!("https://pi.example.org:{port}/").as_str()));
+    let two = daemon.request("GET", "/").host("pi.example.org").header("host", "other").send();
+    assert_eq!((two.status, two.header("location")), (400, None), "{two}");
     let daemon = Setup::default().tls().set("tls.redirect", false).start();
     daemon.done("POST", "/certs", json!({ "certificate": made.chain, "private_key": made.key }));
     assert_eq!(daemon.request("GET", "/hello/you").host("pi.example.org").send().status, 200);
