@@ -149,7 +149,8 @@ impl Server {
         };
         let mut reply = result.unwrap_or_else(|refusal| refusal.reply());
         if let Some(policy) = hsts {
-            reply.headers_mut().insert(STRICT_TRANSPORT_SECURITY, policy);
+            // A script that has its own knows better.
+            reply.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(policy);
         }
         if desks.trial.is_on() && !reply.status().is_server_error() {
             reply = desks.prove(reply).await;

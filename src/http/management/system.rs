@@ -101,7 +101,7 @@ fn certificates(tls: &Tls) -> Value {
         let word = match one.state {
             State::Expiring => "ends",
             State::Expired => "ended",
-            State::Active | State::Pending | State::Failing => return None,
+            State::Active | State::Pending | State::Failing | State::Unused => return None,
         };
         Some(format!("{} {word} at {}", one.name, one.facts?.not_after))
     });

@@ -166,8 +166,10 @@ impl Authority {
             tracing::error!(host, error, "this device's authority could not sign");
         });
         let served = Arc::new(served.ok()?);
-        if leaves.len() >= KEPT_MAX {
-            leaves.clear();
+        if leaves.len() >= KEPT_MAX
+            && let Some(any) = leaves.keys().next().cloned()
+        {
+            leaves.remove(&any);
         }
         leaves.insert(host.to_owned(), Leaf { served: served.clone(), without_clock: !clock.is_good });
         Some(served)

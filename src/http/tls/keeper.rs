@@ -37,8 +37,18 @@ async fn watch_files(tls: &Tls) {
 async fn order(tls: &Tls) {
     let acme = &tls.inner.acme;
     loop {
-        let claims = tls.inner.claims.load_full();
-        acme.work(&claims, &tls.inner.foundry, || tls.clock()).await;
+        let this = tls.clone();
+        // On a task of its own: whatever befalls it, there is a next time.
+        let worked = tokio::spawn(async move {
+            let inner = &this.inner;
+            let claims = inner.claims.load_full();
+            let has_own = |host: &str| inner.own.find(host).is_some();
+            inner.acme.work(&claims, has_own, &inner.foundry, || this.clock()).await;
+        });
+        if let Err(error) = worked.await {
+            tracing::error!(%error, "certificates could not be looked after; it is tried again");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         tokio::select! {
             () = acme.woken() => {}
             () = tokio::time::sleep(WORK_EVERY) => {}

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::acme::{Issued, TooSoon};
+use super::acme::{Issued, TooSoon, may_have};
 use super::authority::{self, LEAF_LIFETIME};
 use super::own::{Item, NotAdded, NotRemoved};
-use super::{Authority, Error, Facts, Tls};
-use crate::model::{TlsSource, UnixMs, is_public_name};
+use super::{Authority, Claim, Error, Facts, Tls};
+use crate::model::{TlsSource, UnixMs};
 use crate::store::Catalog;
 
 /// An end that is so near is told, if the certificate is not of those that live for days only.
@@ -51,6 +51,8 @@ pub(in crate::http) enum State {
     Pending,
     /// It could not be had yet.
     Failing,
+    /// No domain has its certificates from there any more: it is neither served nor renewed.
+    Unused,
 }
 
 /// A certificate, or the want of one.
@@ -104,10 +106,9 @@ impl Tls {
         let acme = &self.inner.acme;
         let claims = self.inner.claims.load();
         let issued = acme.issued();
-        let wanted = claims.hosts().filter(|(host, source)| match source {
-            TlsSource::Acme => true,
-            TlsSource::Auto => is_public_name(host) && !acme.is_elsewhere(host),
-            TlsSource::Local | TlsSource::Pem | TlsSource::None => false,
+        let has_own = |host: &str| self.inner.own.find(host).is_some();
+        let wanted = claims.hosts().filter(|(host, source)| {
+            may_have(host, *source, has_own) && !(*source == TlsSource::Auto && acme.is_elsewhere(host))
         });
         let troubled = acme.troubled();
         let issued_names = issued.keys().chain(&troubled).map(String::as_str);
@@ -122,7 +123,17 @@ impl Tls {
         let facts = issued.map(|issued| issued.served.facts.clone());
         let mut certificate = blank(name.to_owned(), Origin::Acme, facts, now);
         certificate.renew_at = issued.map(|issued| issued.renew_at());
-        if certificate.facts.is_none() && standing.last_error.is_some() {
+        let claim = self.inner.claims.load().claim(name);
+        let has_own = |host: &str| self.inner.own.find(host).is_some();
+        let is_wanted = match claim {
+            Claim::Exact(source) => may_have(name, source, has_own),
+            Claim::Wildcard(source) => source == TlsSource::Acme,
+            Claim::Any(_) | Claim::Nobody => false,
+        };
+        if !is_wanted {
+            certificate.state = State::Unused;
+        }
+        if is_wanted && certificate.facts.is_none() && standing.last_error.is_some() {
             certificate.state = State::Failing;
         }
         certificate.last_error = standing.last_error;

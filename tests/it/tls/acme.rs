@@ -173,6 +173,17 @@ fn names_are_issued_on_claim_and_on_demand() {
     assert!(files.len() >= 4 && files.iter().all(|(_, mode)| *mode == 0o600), "{files:?}");
     let log = device.daemon.log();
     assert!(!log.contains("PRIVATE") && !log.contains("key_pkcs8"), "{log}");
+    // What nobody claims any more is neither renewed nor served, and may be removed.
+    let ran = device.picloud(&["domain", "rm", "auto.example.org"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    device.cert_once("auto.example.org", |cert| cert["state"] == "unused");
+    assert!(!device.is_verified("auto.example.org"));
+    let ran = device.picloud(&["cert", "rm", "auto.example.org"]);
+    assert!(
+        ran.code == 0 && device.certs().iter().all(|cert| cert["name"] != "auto.example.org"),
+        "{}",
+        ran.err
+    );
     // After a crash all are there, and none is ordered again.
     device.daemon.kill_and_start_again();
     assert!(device.is_verified("a.wild.example.test") && device.is_verified("pi.example.test"));

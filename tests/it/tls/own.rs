@@ -23,6 +23,9 @@ fn an_own_certificate_is_served_for_its_names() {
     assert_eq!(added["names"], json!(["*.boat.example.org", "10.9.8.7", "pi.example.org"]));
     assert_eq!((&added["source"], &added["state"]), (&json!("pem"), &json!("active")));
     assert!(added.get("private_key").is_none() && !added.to_string().contains("PRIVATE"));
+    // A name that has its own is not ordered from anybody.
+    daemon.done("POST", "/apps/default/domains", json!({ "pattern": "pi.example.org" }));
+    assert!(certs(&daemon).iter().all(|cert| cert["source"] != "acme"));
     for _ in 0..2 {
         for host in ["pi.example.org", "a.boat.example.org"] {
             let ran = curl(&daemon, host, "/hello/you", &["--cacert", &ca]);

@@ -253,7 +253,14 @@ impl Acme {
     }
 
     /// Orders and renews what is due, one after the other.
-    pub(super) async fn work(&self, claims: &Claims, foundry: &Foundry, clock: impl Fn() -> Clock) {
+    /// `has_own` tells for which hosts the operator brought a certificate.
+    pub(super) async fn work(
+        &self,
+        claims: &Claims,
+        has_own: impl Fn(&str) -> bool,
+        foundry: &Foundry,
+        clock: impl Fn() -> Clock,
+    ) {
         if !clock().is_good {
             return;
         }
@@ -261,12 +268,12 @@ impl Acme {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut names: BTreeSet<String> = claims
             .hosts()
-            .filter(|(host, source)| may_have(host, *source))
+            .filter(|(host, source)| may_have(host, *source, &has_own))
             .map(|(host, _)| host.to_owned())
             .collect();
         // What was issued under a wildcard goes on being renewed while the wildcard is claimed.
         let under_wildcard = |name: &&String| claims.claim(name) == BELOW;
-        names.extend(self.issued().keys().filter(under_wildcard).cloned());
+        names.extend(self.issued().keys().chain(&pressed).filter(under_wildcard).cloned());
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).keep_only(
             clock().now,
             |name| match claims.claim(name) {
@@ -281,16 +288,19 @@ impl Acme {
         }
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).retain(|name| !asked.contains(name));
         self.ended.send_modify(|count| *count += 1);
+        for issued in names.iter().filter_map(|name| self.find(name)) {
+            // One that does not answer is not asked for all of them.
+            if !self.hear_suggestion(&issued, clock().now).await {
+                return;
+            }
+        }
     }
 
     /// Orders a name, if that is due.
     async fn attend(&self, name: &str, claim: Claim, pressed: bool, foundry: &Foundry, clock: Clock) {
         let old = self.find(name);
-        if let Some(old) = &old {
-            self.hear_suggestion(old, clock.now).await;
-            if !pressed && clock.now < old.renew_at() {
-                return;
-            }
+        if old.as_ref().is_some_and(|old| !pressed && clock.now < old.renew_at()) {
+            return;
         }
         let checked = {
             let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,11 +311,12 @@ impl Acme {
         if checked.is_err() || (!is_sure && !self.leads_here(name, claim).await) {
             return;
         }
-        let failures = {
+        // The card may keep one waiting; nobody else has to.
+        let failures = tokio::task::block_in_place(|| {
             let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
             journal.begin(name, clock.now, old.is_some());
             journal.standing(name).map_or(0, |standing| standing.failures)
-        };
+        });
         // If one way did not work, the other may.
         let first_way = self.settings.tls_first == (failures % 2 == 0);
         let proof = if first_way { Proof::TlsAlpn } else { Proof::Http };
@@ -314,7 +325,13 @@ impl Acme {
         let ordered = tokio::time::timeout(ORDER_TIME_MAX, ordered)
             .await
             .unwrap_or_else(|_| Err(Failed::new("the order did not come to an end in time")));
-        let kept = ordered.and_then(|text| self.keep(name, &text, foundry, clock));
+        tokio::task::block_in_place(|| {
+            self.close(name, ordered.and_then(|text| self.keep(name, &text, foundry, clock)));
+        });
+    }
+
+    /// Notes what became of an order.
+    fn close(&self, name: &str, kept: Result<Facts, Failed>) {
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         match kept {
             Ok(facts) => {
@@ -355,12 +372,12 @@ impl Acme {
         Ok(facts)
     }
 
-    /// Asks the server when it would like a certificate to be renewed, if it is time to ask.
-    async fn hear_suggestion(&self, issued: &Issued, now: UnixMs) {
+    /// Asks the server when it would like a certificate to be renewed, if it is time to ask. False if it does not say.
+    async fn hear_suggestion(&self, issued: &Issued, now: UnixMs) -> bool {
         let known = *issued.suggestion.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(id) = &issued.id else { return };
+        let Some(id) = &issued.id else { return true };
         if known.is_some_and(|known| now < known.ask_again_at) {
-            return;
+            return true;
         }
         let asked = async {
             let account = self.agent.account().await.ok()?;
@@ -368,6 +385,7 @@ impl Acme {
         };
         let suggested = tokio::time::timeout(Duration::from_secs(60), asked).await.ok().flatten();
         let (least, most) = SUGGESTION_TIME;
+        let is_told = suggested.is_some();
         let suggestion = match suggested {
             Some((info, again)) => {
                 let window = info.suggested_window;
@@ -383,6 +401,7 @@ impl Acme {
             None => Suggestion { renew_at: issued.renew_at(), ask_again_at: now.plus(most) },
         };
         *issued.suggestion.lock().unwrap_or_else(PoisonError::into_inner) = Some(suggestion);
+        is_told
     }
 
     /// Whether a name leads to a public address, or to this device.
@@ -402,10 +421,10 @@ impl Acme {
 }
 
 /// Whether a host that is claimed by its name may be ordered.
-fn may_have(host: &str, source: TlsSource) -> bool {
+pub(super) fn may_have(host: &str, source: TlsSource, has_own: impl Fn(&str) -> bool) -> bool {
     match source {
         TlsSource::Acme => true,
-        TlsSource::Auto => is_public_name(host),
+        TlsSource::Auto => is_public_name(host) && !has_own(host),
         TlsSource::Local | TlsSource::Pem | TlsSource::None => false,
     }
 }

@@ -152,7 +152,7 @@ impl Agent {
             .map_err(|error| failed(&error))?;
         let text = serde_json::to_vec(&credentials).map(Zeroizing::new);
         text.map_err(std::io::Error::other)
-            .and_then(|text| files::write(&path, &text))
+            .and_then(|text| tokio::task::block_in_place(|| files::write(&path, &text)))
             .map_err(|error| Failed::new(format!("{} cannot be written: {error}", path.display())))?;
         tracing::info!(server = self.settings.directory, "an account was made at the ACME server");
         Ok(account)
