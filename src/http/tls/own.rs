@@ -76,6 +76,12 @@ impl Own {
         }
         let outside = own.outside.iter().map(|path| Arc::new(Item::outside(path, None, foundry, clock)));
         items.extend(outside);
+        for item in &items {
+            if let Some(error) = &item.error {
+                let path = item.file.clone().unwrap_or_else(|| own.path(&item.id));
+                tracing::error!("the certificate in {} is not served: {error}", path.display());
+            }
+        }
         own.table.store(Arc::new(Table::of(items)));
         Ok(own)
     }
@@ -166,10 +172,14 @@ impl Own {
         let mut changed = false;
         for item in &mut items {
             let Some(path) = item.file.clone() else { continue };
-            if stamp(&sources(&path)) == item.stamp {
+            // One that was bad may have become good without a change: its time has come, or the clock is right now.
+            if stamp(&sources(&path)) == item.stamp && item.error.is_none() {
                 continue;
             }
             let now = Item::outside(&path, item.served.clone(), foundry, clock);
+            if now.error == item.error && now.stamp == item.stamp {
+                continue;
+            }
             match &now.error {
                 None => tracing::info!("the certificate in {} was read anew", path.display()),
                 Some(error) => {

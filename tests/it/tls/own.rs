@@ -133,6 +133,22 @@ fn files_are_watched_and_a_bad_one_changes_nothing() {
 }
 
 #[test]
+fn a_file_that_is_bad_at_the_start_is_told_and_served_once_it_is_good() {
+    let dir = crate::harness::TempDir::new();
+    let file = dir.path().join("both.pem");
+    let daemon = Setup::default().tls().set("tls.files", file.to_str().unwrap()).start();
+    assert!(daemon.log().contains("both.pem is not served: "), "{}", daemon.log());
+    assert_eq!(daemon.get("/hello/you").status, 200);
+    let signer = Signer::new("Own");
+    let ca = daemon.dir().file("own.pem", &signer.pem());
+    let made = signer.server(&["pi.example.org"], 30);
+    fs::write(&file, format!("{}{}", made.key, made.chain)).unwrap();
+    until("the file to be served", || {
+        (curl(&daemon, "pi.example.org", "/hello/you", &["--cacert", &ca]).code == 0).then_some(())
+    });
+}
+
+#[test]
 fn an_end_that_is_near_is_told_everywhere() {
     let daemon = Setup::default().tls().start();
     assert_eq!(daemon.get("/api/v1/ready").json()["certificates"], "ok");
