@@ -10,7 +10,16 @@ use crate::http::{AcmeSettings, Listener, Tls, TlsSettings};
 
 /// Opens TLS, if it is on: `by_tls` are its sockets.
 pub(super) fn open(config: &Config, clear: &[Listener], by_tls: &[Listener]) -> Result<Option<Tls>, Error> {
-    let Some(port) = port_of(by_tls, 443) else { return Ok(None) };
+    let Some(port) = port_of(by_tls, 443) else {
+        let path = &config.management.client_ca_file;
+        if path.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        // Nobody could show a certificate, and nobody would be asked for one.
+        let (key, why) =
+            ("management.client_ca_file", "clients show certificates by TLS only: set tls.listen, too");
+        return Err(Error::File { key, path: path.clone(), why: why.to_owned() });
+    };
     let tls = &config.tls;
     let settings = TlsSettings {
         directory: config.server.data_dir.join("tls"),

@@ -68,6 +68,8 @@ fn authorities_that_are_none_are_refused_at_the_start() {
         "--data-dir",
         data.to_str().unwrap(),
     ];
+    let ran = picloud(&[&words[..3], &words[5..]].concat(), &[("PICLOUD_MANAGEMENT_CLIENT_CA_FILE", &none)]);
+    assert!(ran.code == 1 && ran.err.contains("set tls.listen"), "{}", ran.err);
     for (file, why) in [(none.as_str(), "no certificate"), ("/nowhere.pem", "No such file")] {
         let ran = picloud(&words, &[("PICLOUD_MANAGEMENT_CLIENT_CA_FILE", file)]);
         assert!(ran.code == 1 && ran.err.contains("client_ca_file") && ran.err.contains(why), "{}", ran.err);

@@ -450,3 +450,58 @@ fn read(path: &std::path::Path, foundry: &Foundry) -> Result<Issued, String> {
 fn chance() -> f64 {
     f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn issued(fingerprint: &str) -> Issued {
+        let made = rcgen::generate_simple_self_signed(["pi.example.org".to_owned()]).unwrap();
+        let text = format!("{}{}", made.cert.pem(), made.signing_key.serialize_pem());
+        let pair = Pair::read(text.as_bytes()).unwrap();
+        let mut served = Foundry::new(None).unwrap().serve(&pair).unwrap();
+        served.facts.not_before = UnixMs(0);
+        served.facts.not_after = UnixMs(0).plus(90 * DAY);
+        fingerprint.clone_into(&mut served.facts.fingerprint);
+        Issued::new(served, &pair.chain[0])
+    }
+
+    #[test]
+    fn a_third_is_left_and_a_little_more_by_chance() {
+        let days = |issued: &Issued| issued.renew_at().since(UnixMs(0)).as_secs_f64() / 86_400.0;
+        assert!((days(&issued("00000000")) - 60.0).abs() < 0.01);
+        assert!((days(&issued("ffffffff")) - 55.5).abs() < 0.01);
+    }
+
+    #[test]
+    fn a_suggestion_of_the_server_counts_but_never_to_the_last_day() {
+        let issued = issued("00000000");
+        for (suggested, renewed) in [(-5, -5), (20, 20), (70, 70), (85, 81), (400, 81)] {
+            let at = |days: i64| UnixMs(days * 86_400_000);
+            let suggestion = Suggestion { renew_at: at(suggested), ask_again_at: UnixMs(0) };
+            *issued.suggestion.lock().unwrap() = Some(suggestion);
+            assert_eq!(issued.renew_at(), at(renewed), "{suggested}");
+        }
+    }
+
+    #[test]
+    fn only_public_names_without_their_own_are_ordered_unasked() {
+        let has_own = |host: &str| host == "own.example.org";
+        for (host, source, may) in [
+            ("pi.example.org", TlsSource::Auto, true),
+            ("own.example.org", TlsSource::Auto, false),
+            ("own.example.org", TlsSource::Acme, true),
+            ("pi.lan", TlsSource::Auto, false),
+            ("pi", TlsSource::Auto, false),
+            ("10.0.0.1", TlsSource::Auto, false),
+            ("pi.lan", TlsSource::Acme, true),
+            ("pi.example.org", TlsSource::Local, false),
+            ("pi.example.org", TlsSource::Pem, false),
+            ("pi.example.org", TlsSource::None, false),
+        ] {
+            assert_eq!(may_have(host, source, has_own), may, "{host} {source:?}");
+        }
+    }
+}
