@@ -17,7 +17,9 @@ const DEVICE: &str = "127.0.0.7";
 struct World {
     network: Network,
     dir: TempDir,
-    caddy: Option<Process>,
+    server: Option<Process>,
+    /// Its directory.
+    url: &'static str,
 }
 
 fn tool(name: &str) -> PathBuf {
@@ -41,7 +43,8 @@ impl World {
                 store.display()
             ),
         );
-        let mut world = World { network, dir, caddy: None };
+        let url = "https://127.0.0.1:14000/acme/local/directory";
+        let mut world = World { network, dir, server: None, url };
         world.open();
         world
     }
@@ -58,11 +61,10 @@ impl World {
         command.arg(self.dir.path().join("Caddyfile")).env("HOME", self.dir.path());
         let log = fs::File::create(self.dir.path().join("caddy.log")).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        self.caddy = Some(Process(child.expect("scripts/install-tools installs Caddy")));
+        self.server = Some(Process(child.expect("scripts/install-tools installs Caddy")));
         let ca = self.root();
         until("the ACME server", || {
-            let at = "https://127.0.0.1:14000/acme/local/directory";
-            let ran = self.network.run(&["curl", "-sf", "--cacert", &ca, at]);
+            let ran = self.network.run(&["curl", "-sf", "--cacert", &ca, self.url]);
             (ran.code == 0).then_some(())
         });
     }
@@ -75,8 +77,8 @@ impl World {
             .listen(&format!("{DEVICE}:80"))
             .set_first("tls.listen", format!("{DEVICE}:443"))
             .set("cron.clock", "trusted")
-            .set("acme.directory", "https://127.0.0.1:14000/acme/local/directory")
-            .set("acme.ca_file", self.root())
+            .set("acme.directory", self.url)
+            .set_first("acme.ca_file", self.root())
             .set("acme.contact", "me@example.org");
         Device { daemon: setup.start(), world: self }
     }
@@ -270,7 +272,7 @@ fn a_server_that_goes_away_takes_nothing_with_it() {
         device.cert_once("pi.example.test", is_active);
     }
     // It stops answering in the middle: what is there is served on, long after its end.
-    world.caddy.as_ref().unwrap().signal("STOP");
+    world.server.as_ref().unwrap().signal("STOP");
     {
         let mut device = world.device(setup.clone());
         device.claim("b.wild.example.test", "acme");
@@ -286,7 +288,7 @@ fn a_server_that_goes_away_takes_nothing_with_it() {
         device.daemon.kill();
     }
     clock.set(0);
-    world.caddy = None;
+    world.server = None;
     {
         let device = world.device(setup.clone());
         assert!(device.is_verified("pi.example.test"));
@@ -337,6 +339,64 @@ fn a_wildcard_orders_only_what_leads_here() {
     }
     assert!(!device.daemon.log().contains("could not be had"), "{}", device.daemon.log());
     assert!(device.is_verified("pi.example.test"));
+}
+
+/// Let's Encrypt's own test server, which wants an account that was made elsewhere, refuses every third nonce, and
+/// answers when it likes.
+fn pebble(mac_key: &str) -> (World, String) {
+    let dir = TempDir::new();
+    let network = Network::new(&dir, &[("pi.example.test", DEVICE)]);
+    let signer = super::Signer::new("Pebble");
+    let made = signer.server(&["127.0.0.1"], 30);
+    let (chain, key) = (dir.file("pebble.pem", &made.chain), dir.file("pebble.key", &made.key));
+    let ca = dir.file("pebble-ca.pem", &signer.pem());
+    let config = json!({ "pebble": {
+        "listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000",
+        "certificate": chain, "privateKey": key, "httpPort": 80, "tlsPort": 443, "ocspResponderURL": "",
+        "externalAccountBindingRequired": true, "externalAccountMACKeys": { "kid-1": mac_key },
+    }});
+    let config = dir.file("pebble.json", &config.to_string());
+    let prefix = network.prefix();
+    let mut command = Command::new(&prefix[0]);
+    command.args(&prefix[1..]).args(["env", "PEBBLE_WFE_NONCEREJECT=33", "pebble", "-config", &config]);
+    let log = fs::File::create(dir.path().join("pebble.log")).unwrap();
+    let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let world = World { network, dir, server: Some(Process(child)), url: "https://127.0.0.1:14000/dir" };
+    until("Pebble", || {
+        (world.network.run(&["curl", "-sf", "--cacert", &ca, world.url]).code == 0).then_some(())
+    });
+    (world, ca)
+}
+
+#[test]
+fn an_account_that_was_made_elsewhere_is_bound() {
+    const KEY: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+    let (world, ca) = pebble(KEY);
+    let setup = Setup::default().set("acme.ca_file", &ca);
+    {
+        let device = world.device(setup.clone());
+        device.claim("pi.example.test", "acme");
+        let cert = device.cert_once("pi.example.test", |cert| cert["state"] == "failing");
+        assert!(cert["last_error"].as_str().unwrap().contains("externalAccountRequired"), "{cert}");
+    }
+    let (file, wrong) = (world.dir.file("eab.key", &format!("{KEY}\n")), world.dir.file("wrong.key", "AAAA"));
+    let setup = setup.set("acme.eab_key_id", "kid-1");
+    {
+        let device = world.device(setup.clone().set("acme.eab_key_file", &wrong));
+        assert_eq!(device.picloud(&["cert", "renew", "pi.example.test"]).code, 0);
+        let refused =
+            |cert: &Value| cert["last_error"].as_str().is_some_and(|error| !error.contains("Required"));
+        device.cert_once("pi.example.test", refused);
+    }
+    let device = world.device(setup.set("acme.eab_key_file", &file));
+    assert_eq!(device.picloud(&["cert", "renew", "pi.example.test"]).code, 0);
+    device.cert_once("pi.example.test", is_active);
+    let log = device.daemon.log();
+    assert!(!log.contains(KEY) && !log.contains("AAAA"), "{log}");
+    let root = world.network.run(&["curl", "-s", "--cacert", &ca, "https://127.0.0.1:15000/roots/0"]).out;
+    let root = world.dir.file("issued-by.pem", &root);
+    let ran = world.network.run(&["curl", "-sS", "--cacert", &root, "https://pi.example.test/hello/you"]);
+    assert!(ran.out.contains("you"), "{}", ran.err);
 }
 
 #[test]
