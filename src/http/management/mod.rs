@@ -41,7 +41,7 @@ use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
 use super::tls::Tls;
 use crate::dispatch::Dispatch;
-use crate::model::{App, AppCeilings, Script};
+use crate::model::{App, AppCeilings, Script, is_private};
 use crate::store::{ChangeError, Changes, Error, Snapshot, Store};
 use input::Call;
 pub use system::SystemInfo;
@@ -61,11 +61,7 @@ pub struct Network {
 impl Network {
     /// Whether this peer may manage.
     pub fn admits(&self, peer: IpAddr) -> bool {
-        let near = match peer {
-            IpAddr::V4(v4) => v4.is_private() || v4.is_link_local() || v4.is_loopback(),
-            IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unique_local(),
-        };
-        near || self.allow.iter().any(|network| network.contains(&peer))
+        is_private(peer) || self.allow.iter().any(|network| network.contains(&peer))
     }
 }
 
