@@ -127,19 +127,28 @@ fn authority(session: &mut Session<'_>, output: Option<&Path>, replace: bool) ->
     if replace {
         session.client.post("/api/v1/ca/replace", &json!({}), WHAT)?;
     }
-    let root = session.client.get("/api/v1/ca", WHAT)?;
-    let pem = root["certificate"].as_str().unwrap_or_default();
+    let mut root = session.client.get("/api/v1/ca", WHAT)?;
+    let pairs = paired(root["fingerprint"].as_str().unwrap_or_default());
+    let pem = root["certificate"].as_str().unwrap_or_default().to_owned();
     match output {
-        None => session.object(&root, &["name", "fingerprint", "not_before", "not_after"]),
+        None => {
+            if !session.json {
+                root["fingerprint"] = pairs.into();
+            }
+            session.object(&root, &["name", "fingerprint", "not_before", "not_after"])
+        }
         Some(path) if path == Path::new("-") => Ok(session.out.write_all(pem.as_bytes())?),
         Some(path) => {
             let failed =
                 |why: std::io::Error| Error::Failed(format!("cannot write {}: {why}", path.display()));
             std::fs::write(path, pem).map_err(failed)?;
-            session.told(
-                format_args!("saved {}; its fingerprint is {}", path.display(), field(&root, "fingerprint")),
-                &root,
-            )
+            session.told(format_args!("saved {}; its fingerprint is {pairs}", path.display()), &root)
         }
     }
+}
+
+/// Pairs of digits, as systems show a fingerprint to be compared.
+fn paired(hex: &str) -> String {
+    let pairs = hex.as_bytes().chunks(2).map(|pair| String::from_utf8_lossy(pair).to_uppercase());
+    pairs.collect::<Vec<_>>().join(":")
 }
