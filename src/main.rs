@@ -8,6 +8,12 @@ fn main() -> ExitCode {
         restore: picloud::service::restore_offline,
         reference: picloud::script::reference,
         markdown: picloud::script::markdown,
+        rescue: picloud::service::rescue,
+        cannot_start: |why| picloud::service::cannot_start(why, None),
     };
-    picloud::cli::run(|config| picloud::service::serve(&config, picloud::service::device_key()), offline)
+    let daemon = |(config, source, safe_mode)| {
+        let device_key = picloud::service::device_key();
+        picloud::service::serve(picloud::service::Startup { config, source, safe_mode, device_key })
+    };
+    picloud::cli::run(daemon, offline)
 }

@@ -15,7 +15,7 @@ use super::{
 #[derive(Debug, Parser)]
 #[command(name = "picloud", version, subcommand_required = true, arg_required_else_help = true)]
 pub(super) struct Cli {
-    /// The running PiCloud [env: PICLOUD_URL] [default: http://127.0.0.1:8080]
+    /// The running PiCloud [env: PICLOUD_URL] [default: the one of this machine, http://127.0.0.1:8080 if it does not say]
     #[arg(long, global = true, value_name = "URL")]
     pub(super) url: Option<String>,
     /// A file that holds the api key; else PICLOUD_API_KEY, else the admin key of a daemon on this machine
@@ -124,6 +124,11 @@ pub(super) enum Command {
     Sdk(sdk::Args),
     /// Whether the device is well, and how long its card lasts
     Status,
+    /// End safe mode: let scripts run again
+    Resume,
+    /// Serve a page that tells why the daemon does not start, on the sockets that systemd hands over
+    #[command(hide = true)]
+    Rescue,
     /// Print a completion script for a shell
     Completions {
         /// The shell

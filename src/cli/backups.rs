@@ -37,6 +37,10 @@ pub struct Offline {
     pub reference: fn() -> Vec<Chapter>,
     /// The same as a Markdown page.
     pub markdown: fn(&[Chapter]) -> String,
+    /// Serves the page that tells why there is no daemon.
+    pub rescue: fn() -> ExitCode,
+    /// Told why the daemon was not started.
+    pub cannot_start: fn(&str),
 }
 
 /// How to back up.

@@ -42,3 +42,4 @@ mod units;
 
 pub use self::backups::Offline;
 pub use self::run::run;
+pub use self::serve::Order;

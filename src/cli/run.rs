@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -12,22 +13,24 @@ use super::backups::Offline;
 use super::client::Client;
 use super::error::Error;
 use super::key::Key;
+use super::serve::Order;
 use super::session::Session;
 use super::trust::Trust;
 use super::{
     apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes,
     scripts, sdk, secrets, serve, status, triggers,
 };
-use crate::config::Config;
 
 /// Where the daemon is when nobody says otherwise.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+/// Where a daemon that systemd started says where it is.
+const URL_FILE: &str = "/run/picloud/url";
 
 /// Does what the process's arguments say. `daemon` runs the daemon to its end; only `picloud serve` calls it.
 /// `offline` is what other verbs do without one.
 ///
 /// The exit code is 0, 1 if something is broken, 64 if the arguments are wrong, 78 if the configuration is.
-pub fn run(daemon: impl FnOnce(Config) -> ExitCode, offline: Offline) -> ExitCode {
+pub fn run(daemon: impl FnOnce(Order) -> ExitCode, offline: Offline) -> ExitCode {
     let world = World { args: env::args_os().collect(), environment: env::vars_os().collect() };
     // Not locked: the daemon's threads print too, and would wait for ever.
     run_in(world, &mut io::stdout(), &mut io::stderr(), daemon, offline)
@@ -54,7 +57,7 @@ pub(super) fn run_in(
     world: World,
     out: &mut dyn Write,
     err: &mut dyn Write,
-    daemon: impl FnOnce(Config) -> ExitCode,
+    daemon: impl FnOnce(Order) -> ExitCode,
     offline: Offline,
 ) -> ExitCode {
     let cli = match Cli::try_parse_from(&world.args) {
@@ -91,7 +94,7 @@ fn dispatch(
     world: World,
     out: &mut dyn Write,
     err: &mut dyn Write,
-    daemon: impl FnOnce(Config) -> ExitCode,
+    daemon: impl FnOnce(Order) -> ExitCode,
     offline: Offline,
 ) -> Result<ExitCode, Error> {
     if let Command::Restore(args) = &cli.command
@@ -106,7 +109,8 @@ fn dispatch(
         return Ok(ExitCode::SUCCESS);
     }
     match cli.command {
-        Command::Serve(args) => return serve::run(args, world.environment, out, daemon),
+        Command::Serve(args) => return serve::run(args, world.environment, out, daemon, offline.cannot_start),
+        Command::Rescue => return Ok((offline.rescue)()),
         Command::Completions { shell } => {
             // Rendered first: the generator panics if its writer fails, as a closed pipe does.
             let mut script = Vec::new();
@@ -125,7 +129,7 @@ fn dispatch(
         }
         _ => {}
     }
-    let url = cli.url.or_else(|| world.variable("PICLOUD_URL")).unwrap_or_else(|| DEFAULT_URL.to_owned());
+    let url = cli.url.or_else(|| world.variable("PICLOUD_URL")).unwrap_or_else(usual_url);
     let url = super::client::parse_url(&url)?;
     let key = Key::find(cli.key_file.as_deref(), world.variable("PICLOUD_API_KEY"), &url)?;
     let trust = Trust {
@@ -137,10 +141,17 @@ fn dispatch(
     ask(&mut session, cli.command)
 }
 
+/// The daemon of this machine.
+fn usual_url() -> String {
+    let told = fs::read_to_string(URL_FILE).map(|text| text.trim().to_owned());
+    told.ok().filter(|url| !url.is_empty()).unwrap_or_else(|| DEFAULT_URL.to_owned())
+}
+
 /// The verbs that are clients.
 fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
     match command {
-        Command::Serve(_) | Command::Completions { .. } | Command::Sdk(_) => Ok(()),
+        Command::Serve(_) | Command::Rescue | Command::Completions { .. } | Command::Sdk(_) => Ok(()),
+        Command::Resume => status::resume(session),
         Command::App { verb } => apps::run(session, verb),
         Command::Domain { verb } => domains::run(session, verb),
         Command::Cert { verb } => certs::run(session, verb),

@@ -45,6 +45,17 @@ pub(super) fn run(session: &mut Session<'_>) -> Result<ExitCode, Error> {
     Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Ends safe mode.
+pub(super) fn resume(session: &mut Session<'_>) -> Result<(), Error> {
+    let answer = session.client.post("/api/v1/resume", &json!({}), "safe mode")?;
+    let line = if answer["resumed"] == true {
+        "safe mode ended: scripts run again"
+    } else {
+        "this device is not in safe mode"
+    };
+    session.told(line, &answer)
+}
+
 /// What an answer says beyond its main field.
 fn others(answer: &Value, told: &str) -> Vec<Vec<String>> {
     let fields = answer.as_object().into_iter().flatten().filter(|(name, _)| *name != told);

@@ -21,6 +21,27 @@ pub struct Overrides {
     pub listen_tls: Vec<SocketAddr>,
 }
 
+/// Where the configuration comes from. It can be read again, for a reload.
+#[derive(Clone, Default)]
+pub struct Source {
+    /// The file that was named.
+    pub path: Option<PathBuf>,
+    /// The environment of the process. It may hold secrets that are no part of the configuration.
+    pub environment: Vec<(OsString, OsString)>,
+    /// What the command line says.
+    pub flags: Overrides,
+}
+
+impl Source {
+    /// Reads it, as [`Config::load`] does.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn load(&self) -> Result<Config, Error> {
+        Config::load(self.path.as_deref(), self.environment.iter().cloned(), self.flags.clone())
+    }
+}
+
 /// Why there is no configuration. Each message names the place, the key and what is allowed, and fits a line.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

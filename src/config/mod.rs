@@ -13,7 +13,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use load::{DEFAULT_PATH, Error, Overrides, find};
+pub use load::{DEFAULT_PATH, Error, Overrides, Source, find};
 pub use rules::env_name;
 pub use sections::{
     Acme, Apps, Backups, Config, Cron, CronClock, DeadLetters, Executions, Limits, Log, LogFormat,

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use toml::Value;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::sections::networks;
 
@@ -154,6 +154,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("log.level", Filter),
     ("log.format", Word(&["auto", "text", "json", "journald"])),
     ("log.access", Flag),
+    ("log.scripts", Flag),
 ];
 
 /// The table whose keys are named by whoever writes the file: settings for scripts. They are never read from the
@@ -249,14 +250,14 @@ fn is_mail(text: &str) -> bool {
     visible && text.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty())
 }
 
-/// EnvFilter takes a misspelt level for the name of a module, and would then log nothing at all: so a directive
+/// A misspelt level would be taken for the name of a module, and would then log nothing at all: so a directive
 /// must name a level.
 fn is_filter(text: &str) -> bool {
     let names_level = |directive: &str| {
         let level = directive.rsplit(['=', '/']).next().unwrap_or_default().trim();
         !level.is_empty() && level.parse::<LevelFilter>().is_ok()
     };
-    text.split(',').all(names_level) && EnvFilter::try_new(text).is_ok()
+    text.split(',').all(names_level) && text.parse::<Targets>().is_ok()
 }
 
 impl fmt::Display for Rule {

@@ -538,17 +538,19 @@ pub enum CronClock {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// A level, or directives as `tracing_subscriber::EnvFilter` reads them.
+    /// A level, or levels of modules, as `tracing_subscriber::filter::Targets` reads them.
     pub level: String,
     /// How lines are written.
     pub format: LogFormat,
     /// Whether each request is logged.
     pub access: bool,
+    /// Whether what scripts write is logged, too.
+    pub scripts: bool,
 }
 
 impl Default for Log {
     fn default() -> Log {
-        Log { level: "info".to_owned(), format: LogFormat::Auto, access: true }
+        Log { level: "info".to_owned(), format: LogFormat::Auto, access: true, scripts: false }
     }
 }
 

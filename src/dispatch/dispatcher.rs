@@ -47,6 +47,8 @@ struct State {
     sequence: u64,
     asleep: bool,
     closing: bool,
+    /// Nothing is claimed until this ends.
+    resting: bool,
     last_tick: Option<Instant>,
 }
 
@@ -193,7 +195,8 @@ impl Dispatcher {
         let (app, mut state) = (row.app_id, lock(&self.state));
         let wanted = state.ready.len_of(app) > 0 || state.ready.peek(|app| state.claims.may(app)).is_some();
         // What holds the rows of a trigger back is asked when they are due.
-        let free = !wanted && row.trigger_id.is_none() && state.claims.may(&app) && !state.closing;
+        let open = !state.closing && !state.resting;
+        let free = open && !wanted && row.trigger_id.is_none() && state.claims.may(&app);
         if free {
             state.claims.take(app);
         }
@@ -320,6 +323,28 @@ impl Dispatcher {
         (state.ready.len() + state.suspects.len(), state.timers.len(), state.holds.len())
     }
 
+    /// Claims nothing, or again.
+    pub(crate) fn rest(&self, resting: bool) {
+        lock(&self.state).resting = resting;
+    }
+
+    /// Wakes the thread for a look around.
+    pub(crate) fn call_up(&self) {
+        self.ring(lock(&self.state));
+    }
+
+    /// Whether it took a look since `then`, as far as it is there to do so.
+    pub(crate) fn looked_up(&self, then: Instant) -> bool {
+        let state = lock(&self.state);
+        state.closing || state.resting || state.last_tick.is_some_and(|last| last >= then)
+    }
+
+    /// Whether its thread ended by itself.
+    pub(crate) fn is_dead(&self) -> bool {
+        let ended = lock(&self.thread).as_ref().is_some_and(JoinHandle::is_finished);
+        ended && !lock(&self.state).closing
+    }
+
     /// Claims nothing more and ends the thread. Gives back the rows that were claimed and will not run.
     pub(crate) fn close(&self) -> Vec<Uuid> {
         let claimed = {
@@ -349,6 +374,7 @@ impl Dispatcher {
             if state.closing {
                 return None;
             }
+            crate::store::wedge::here("dispatcher");
             let now = Instant::now();
             state.last_tick = Some(now);
             state.wake_timers(now);

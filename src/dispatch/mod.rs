@@ -14,8 +14,8 @@ mod policy;
 mod scheduler;
 mod ticks;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, oneshot};
@@ -31,6 +31,9 @@ use crate::script::{Executor, Fault, FaultKind, Finished, Job, Lane, Response, V
 use crate::store::{self, Catalog, Recovered, Store};
 use dispatcher::{Dispatcher, Tag};
 use scheduler::Scheduler;
+
+/// What callers are told while nothing runs.
+const SAFE_MODE: &str = "this PiCloud is in safe mode: it was restarted too often, and runs no scripts until its operator says `picloud resume`";
 
 /// Records that a slow reader of the log tail may fall behind.
 const TAIL_LENGTH: usize = 1024;
@@ -101,6 +104,15 @@ struct Inner {
     policy: Policy,
     tail: broadcast::Sender<Arc<ExecutionRecord<'static>>>,
     tally: Tally,
+    /// What is to be started once the operator says so; nothing runs before.
+    resting: Mutex<Option<Resting>>,
+    is_resting: AtomicBool,
+}
+
+/// A start that was put off.
+struct Resting {
+    recovered: Vec<Recovered>,
+    clock: ClockRule,
 }
 
 impl Dispatch {
@@ -118,6 +130,8 @@ impl Dispatch {
                 policy,
                 tail,
                 tally: Tally::default(),
+                resting: Mutex::default(),
+                is_resting: AtomicBool::new(false),
             }),
         }
     }
@@ -129,6 +143,46 @@ impl Dispatch {
         self.recover(recovered);
         dispatcher::start(self.clone())?;
         scheduler::start(self, clock)
+    }
+
+    /// Runs nothing until [`Dispatch::resume`]: rows are accepted and kept, calls are refused, no schedule strikes.
+    pub fn rest(&self, recovered: &[Recovered], clock: ClockRule) {
+        *self.resting() = Some(Resting { recovered: recovered.to_vec(), clock });
+        self.inner.is_resting.store(true, Relaxed);
+        self.inner.dispatcher.rest(true);
+    }
+
+    /// Starts what was put off. False if nothing was.
+    pub fn resume(&self) -> std::io::Result<bool> {
+        let mut resting = self.resting();
+        let Some(Resting { recovered, clock }) = resting.take() else { return Ok(false) };
+        self.inner.dispatcher.rest(false);
+        self.inner.is_resting.store(false, Relaxed);
+        self.start(&recovered, clock).map(|()| true)
+    }
+
+    /// Whether nothing runs until an operator says so.
+    pub fn is_resting(&self) -> bool {
+        self.inner.is_resting.load(Relaxed)
+    }
+
+    fn resting(&self) -> MutexGuard<'_, Option<Resting>> {
+        self.inner.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the dispatcher look up. [`Dispatch::looked_up`] tells whether it did.
+    pub fn call_up(&self) {
+        self.inner.dispatcher.call_up();
+    }
+
+    /// Whether the dispatcher looked up since `then`, or has nothing to do yet, or no more.
+    pub fn looked_up(&self, then: Instant) -> bool {
+        self.inner.dispatcher.looked_up(then)
+    }
+
+    /// Whether the dispatcher ended though nobody asked it to: it will not come back.
+    pub fn is_dead(&self) -> bool {
+        self.inner.dispatcher.is_dead()
     }
 
     /// The set-up is this now: what its triggers hold back, and when they strike. Called before any row of theirs.
@@ -178,7 +232,7 @@ impl Dispatch {
     pub fn call(&self, mut row: Row, promise: Promise) -> Waiter {
         let waiter = self.inner.inbox.register();
         row.reply_to = Some(waiter.id());
-        if self.is_behind(&row) {
+        if self.is_refused(&row) {
             return waiter;
         }
         let row = Arc::new(row);
@@ -198,7 +252,7 @@ impl Dispatch {
     pub fn call_directly(&self, mut row: Row) -> Waiter {
         let waiter = self.inner.inbox.register();
         row.reply_to = Some(waiter.id());
-        if !self.is_behind(&row) {
+        if !self.is_refused(&row) {
             self.run(Lane::Sync, Arc::new(row));
         }
         waiter
@@ -285,22 +339,6 @@ impl Dispatch {
         &self.inner.tally
     }
 
-    /// Holds rows of this trigger back from now on; those that run go on, those of an interrupted run come again. Said
-    /// anew after each start.
-    pub fn pause(&self, trigger: Uuid) {
-        self.inner.dispatcher.pause(trigger);
-    }
-
-    /// Lets the rows of this trigger run again.
-    pub fn resume(&self, trigger: Uuid) {
-        self.inner.dispatcher.resume(trigger);
-    }
-
-    /// Whether the rows of this trigger run one at a time, in their order. Said anew after each start.
-    pub fn set_serial(&self, trigger: Uuid, serial: bool) {
-        self.inner.dispatcher.set_serial(trigger, serial);
-    }
-
     /// Async rows that wait: ready now, for their time, and for their trigger.
     pub fn waiting(&self) -> (usize, usize, usize) {
         self.inner.dispatcher.waiting()
@@ -329,8 +367,14 @@ impl Dispatch {
         self.inner.executor.submit(lane, Job { row, done, queued_at: Instant::now() });
     }
 
-    /// Refuses a row while the card is too far behind to take its record.
-    fn is_behind(&self, row: &Row) -> bool {
+    /// Refuses a row while nothing runs, or the card is too far behind to take its record.
+    fn is_refused(&self, row: &Row) -> bool {
+        if self.is_resting() {
+            let fault =
+                Fault { reason: Some("safe_mode"), ..Fault::new(FaultKind::Overloaded, SAFE_MODE.to_owned()) };
+            self.refuse(row, fault);
+            return true;
+        }
         let behind = self.inner.store.is_behind();
         if behind {
             self.not_accepted(row, &store::Error::Behind);
@@ -339,7 +383,10 @@ impl Dispatch {
     }
 
     fn not_accepted(&self, row: &Row, error: &store::Error) {
-        let fault = not_taken(error, row);
+        self.refuse(row, not_taken(error, row));
+    }
+
+    fn refuse(&self, row: &Row, fault: Fault) {
         if let Some(id) = row.reply_to {
             self.inner.inbox.take(id).deliver(Answer { result: Err(fault) });
         }

@@ -4,15 +4,18 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Level;
 use uuid::Uuid;
 
 use super::inbox::Receiver;
 use super::{Answer, Dispatch, Next, Promise, count};
-use crate::model::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, Kind, Row, UnixMs};
+use crate::model::{Attempt, DeadLetter, Delivery, Ended, ExecutionRecord, Kind, LogLine, Row, UnixMs};
 use crate::script::{Fault, FaultKind, Finished, Response, Verdict};
 use crate::store::kv::{Refused, Reply, Settlement};
 use crate::store::{self, End};
 
+/// The target of lines that scripts wrote; off unless `log.scripts` says otherwise.
+const SCRIPT_LINES: &str = "picloud::script_lines";
 /// Bytes of a request's or a response's body that a record keeps.
 const BODY_KEPT: usize = 64 * 1024;
 /// Failed attempts that a row remembers; a re-driven one may have had many lives.
@@ -185,6 +188,7 @@ impl Dispatch {
 
     /// Counts an end and shows it to those who follow. Gives its record as it is kept.
     fn count_end(&self, record: ExecutionRecord) -> store::EncodedRecord {
+        self.forward(&record);
         let slot = match record.status {
             Ended::Success => 0,
             Ended::Error => 1,
@@ -199,6 +203,28 @@ impl Dispatch {
             let _ = self.inner.tail.send(Arc::new(record));
         }
         encoded
+    }
+}
+
+impl Dispatch {
+    /// Hands the lines of a script to the daemon's own log, where that is wanted.
+    fn forward(&self, record: &ExecutionRecord) {
+        if record.script_logs.is_empty() || !tracing::enabled!(target: SCRIPT_LINES, Level::ERROR) {
+            return;
+        }
+        let catalog = self.inner.store.catalog();
+        let app = catalog.apps.get(&record.app_id).map(|app| app.slug.as_str());
+        let (script, execution) = (record.script_name.as_ref(), record.id);
+        for LogLine { level, message, .. } in record.script_logs.iter() {
+            match level.as_str() {
+                "error" => tracing::error!(target: SCRIPT_LINES, app, script, %execution, "{message}"),
+                "warn" => tracing::warn!(target: SCRIPT_LINES, app, script, %execution, "{message}"),
+                "debug" | "trace" => {
+                    tracing::debug!(target: SCRIPT_LINES, app, script, %execution, "{message}");
+                }
+                _ => tracing::info!(target: SCRIPT_LINES, app, script, %execution, "{message}"),
+            }
+        }
     }
 }
 

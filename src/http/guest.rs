@@ -161,7 +161,7 @@ impl Guest {
 
     /// Whom a trusted proxy announces, if it does.
     async fn introduce(&self, stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
-        if !self.server.proxies().announces(self.peer.ip().to_canonical()) {
+        if !self.server.announces(self.peer.ip().to_canonical()) {
             return Ok(None);
         }
         clients::read_announcement(stream).await

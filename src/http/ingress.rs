@@ -17,10 +17,10 @@ use super::auth::Auth;
 use super::body::{self, Larder, Shelf, Unread};
 use super::rate::Rates;
 use super::reply::{self, Refusal, Reply};
-use super::router::{self, Match, RouteTable};
+use super::router::{self, Match, RouteTable, Target};
 use crate::dispatch::{Dispatch, Promise, Waiter};
 use crate::model::{
-    Access, BODY_BYTES_MAX, BodyMode, Chain, DispatchMode, Durability, Host, Kind, Principal, Request, Route,
+    Access, App, BODY_BYTES_MAX, BodyMode, Chain, DispatchMode, Durability, Host, Kind, Principal, Request, Route,
     Row, Script, UnixMs,
 };
 use crate::script::{CHAIN_HEADER, ChainKey, WAIT_SLACK};
@@ -58,8 +58,12 @@ pub(super) struct Reception {
 /// What the access line says about an answer of the data plane.
 #[derive(Default)]
 pub(super) struct Served {
-    /// The script's name.
-    pub script: Option<String>,
+    /// The app.
+    pub app: Option<Arc<App>>,
+    /// The route; none of a script that is executed directly.
+    pub route: Option<Arc<Target>>,
+    /// The script.
+    pub script: Option<Arc<Script>>,
     /// The execution.
     pub execution: Option<Uuid>,
 }
@@ -105,7 +109,8 @@ impl Reception {
         let id = Uuid::try_parse(id)
             .map_err(|_| Refusal::bad_request(format_args!("\"{id}\" is not a script id")))?;
         let script = table.script(id).ok_or_else(|| gone(id))?.clone();
-        served.script = Some(script.name.to_string());
+        served.script = Some(script.clone());
+        served.app = table.app_by_id(script.app_id).map(|table| table.app().clone());
         let principal = self.admit(&parts.headers, table, script.access, Access::Public)?;
         self.check_rate(table, script.app_id)?;
         let (bytes, _shelf) = self.read(body).await.map_err(|unread| match unread {
@@ -137,7 +142,9 @@ impl Reception {
     ) -> Outcome {
         let (found, script) = self.find(table, &parts)?;
         let route = &found.target.route;
-        served.script = Some(script.name.to_string());
+        served.script = Some(script.clone());
+        served.app = table.app_by_id(script.app_id).map(|table| table.app().clone());
+        served.route = Some(found.target.clone());
         let principal = self.admit(&parts.headers, table, script.access, route.access)?;
         self.check_rate(table, script.app_id)?;
         let (bytes, _shelf) = self.read(body).await.map_err(|unread| body_refused(&unread))?;

@@ -43,6 +43,8 @@ pub struct Guests {
 struct Tally {
     open: AtomicUsize,
     accepted: AtomicU64,
+    /// Places that there are, or will be once some who leave have left.
+    places: AtomicUsize,
 }
 
 /// Waits for the end of the day.
@@ -74,7 +76,23 @@ impl Guests {
     /// An empty house with this many places.
     pub fn new(limits: &Limits) -> Guests {
         let places = Arc::new(Semaphore::new(limits.connections_max));
-        Guests { places, tally: Arc::default(), leave: watch::Sender::new(false) }
+        let tally = Tally { places: AtomicUsize::new(limits.connections_max), ..Tally::default() };
+        Guests { places, tally: Arc::new(tally), leave: watch::Sender::new(false) }
+    }
+
+    /// There are so many places from now on; if more are taken, those who leave give theirs up. Needs the event loop.
+    pub fn resize(&self, places: usize) {
+        let before = self.tally.places.swap(places, Relaxed);
+        self.places.add_permits(places.saturating_sub(before));
+        let surplus = before.saturating_sub(places);
+        let taken = surplus - self.places.forget_permits(surplus);
+        let (all, taken) = (self.places.clone(), u32::try_from(taken).unwrap_or(u32::MAX));
+        tokio::spawn(async move {
+            // Fails only if nobody is let in any more.
+            if let Ok(given_up) = all.acquire_many_owned(taken).await {
+                given_up.forget();
+            }
+        });
     }
 
     /// Connections open now, and accepted since the start.
@@ -121,7 +139,14 @@ impl Drop for Counted {
 }
 
 impl Listener {
-    /// Binds `address`.
+    /// Takes a socket that is bound already.
+    pub fn adopt(socket: std::net::TcpListener) -> io::Result<Listener> {
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Ok(Listener { socket, address })
+    }
+
+    /// Binds `address`. Needs the event loop.
     pub async fn bind(address: SocketAddr) -> io::Result<Listener> {
         let socket = TcpListener::bind(address).await?;
         let address = socket.local_addr()?;
@@ -133,12 +158,22 @@ impl Listener {
         Ok(Listener { socket: self.socket.try_clone()?, address: self.address })
     }
 
+    /// The socket, to be kept by others.
+    pub fn socket(&self) -> &std::net::TcpListener {
+        &self.socket
+    }
+
+    /// The socket, for others.
+    pub fn into_socket(self) -> std::net::TcpListener {
+        self.socket
+    }
+
     /// What it is bound to; the port is known now.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Accepts until the guests are asked to leave. Never fails: what cannot be accepted now is tried again.
+    /// Accepts until the guests are asked to leave; may be dropped at any time. Never fails: what cannot be accepted now is tried again.
     pub async fn run(self, door: Door, server: Server, guests: Guests, limits: Limits) {
         let mut leaving = guests.closing();
         let socket = match TcpListener::from_std(self.socket) {

@@ -11,6 +11,7 @@ mod guest;
 mod ingress;
 mod listener;
 mod management;
+mod notice;
 mod pulse;
 mod rate;
 mod reply;
@@ -22,8 +23,9 @@ pub use clients::{Proxies, ProxyHeaders};
 pub use ingress::Settings as IngressSettings;
 pub use listener::{Door, Guests, Limits, Listener};
 pub use management::{Custody, Network, SystemInfo, key_of, new_secret};
+pub use notice::tell_closed;
 pub use router::{Match, RouteTable};
-pub use server::{Routes, Server, Settings};
+pub use server::{Routes, Server, Settings, Staff};
 pub use tls::{AcmeSettings, Error as TlsError, Settings as TlsSettings, Tls};
 
 /// Bytes of base64 without padding, in the alphabet of URLs (RFC 4648 5); padding is forgiven.

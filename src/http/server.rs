@@ -64,10 +64,28 @@ impl Routes {
     }
 }
 
-/// A handle on all desks, cheap to clone.
+/// Who works behind the desks, whatever the settings are.
+#[derive(Clone)]
+pub struct Staff {
+    /// Which route serves what.
+    pub routes: Routes,
+    /// The store.
+    pub store: Store,
+    /// Runs what is accepted.
+    pub dispatch: Dispatch,
+    /// Who is in the house.
+    pub guests: Guests,
+    /// About the process.
+    pub info: Arc<SystemInfo>,
+    /// Backups and restores.
+    pub custody: Custody,
+}
+
+/// A handle on all desks, cheap to clone. Requests that come are served by the desks as they are then.
 #[derive(Clone)]
 pub struct Server {
-    desks: Arc<Desks>,
+    staff: Arc<Staff>,
+    desks: Arc<ArcSwap<Desks>>,
 }
 
 struct Desks {
@@ -83,50 +101,25 @@ struct Desks {
 
 impl Server {
     /// Puts the desks behind one door.
-    pub fn new(
-        settings: Settings,
-        routes: Routes,
-        store: Store,
-        dispatch: Dispatch,
-        guests: Guests,
-        info: Arc<SystemInfo>,
-        custody: Custody,
-    ) -> Server {
-        let auth = Auth::new(settings.device_key.as_deref());
-        let reception = Reception::new(
-            dispatch.clone(),
-            auth.clone(),
-            settings.ingress,
-            settings.chain_key,
-            info.rate_limited.clone(),
-        );
-        let trial = custody.trial.clone();
-        let office = Office {
-            store,
-            dispatch,
-            auth,
-            network: Arc::new(settings.network),
-            guests,
-            info: info.clone(),
-            page_limit_max: settings.page_limit_max,
-            endurance_tbw: settings.endurance_tbw,
-            app_ceilings: settings.app_ceilings,
-            custody,
-            tls: settings.tls.clone(),
-        };
-        let Settings { access_log, proxies, tls, .. } = settings;
-        Server { desks: Arc::new(Desks { routes, reception, office, info, trial, access_log, proxies, tls }) }
+    pub fn new(settings: Settings, staff: Staff) -> Server {
+        let desks = Desks::new(settings, staff.clone());
+        Server { staff: Arc::new(staff), desks: Arc::new(ArcSwap::from_pointee(desks)) }
     }
 
-    /// Who speaks for others.
-    pub(super) fn proxies(&self) -> &Proxies {
-        &self.desks.proxies
+    /// Serves by other settings from the next request on, also on connections that are open.
+    pub fn refit(&self, settings: Settings) {
+        self.desks.store(Arc::new(Desks::new(settings, self.staff.as_ref().clone())));
+    }
+
+    /// Whether connections of this peer begin with whom they are for.
+    pub(super) fn announces(&self, peer: IpAddr) -> bool {
+        self.desks.load().proxies.announces(peer)
     }
 
     /// Serves one request of `visitor`. Every path ends in an answer.
     pub(super) async fn serve(self, request: Request<Incoming>, visitor: Visitor) -> Reply {
         let began = Instant::now();
-        let desks = &self.desks;
+        let desks = self.desks.load_full();
         let table = desks.routes.0.load_full();
         let (parts, body) = request.into_parts();
         // The line is written after the parts are gone.
@@ -164,6 +157,34 @@ impl Server {
 }
 
 impl Desks {
+    fn new(settings: Settings, staff: Staff) -> Desks {
+        let Staff { routes, store, dispatch, guests, info, custody } = staff;
+        let Settings { access_log, proxies, tls, .. } = settings;
+        let auth = Auth::new(settings.device_key.as_deref());
+        let reception = Reception::new(
+            dispatch.clone(),
+            auth.clone(),
+            settings.ingress,
+            settings.chain_key,
+            info.rate_limited.clone(),
+        );
+        let trial = custody.trial.clone();
+        let office = Office {
+            store,
+            dispatch,
+            auth,
+            network: Arc::new(settings.network),
+            guests,
+            info: info.clone(),
+            page_limit_max: settings.page_limit_max,
+            endurance_tbw: settings.endurance_tbw,
+            app_ceilings: settings.app_ceilings,
+            custody,
+            tls: tls.clone(),
+        };
+        Desks { routes, reception, office, info, trial, access_log, proxies, tls }
+    }
+
     /// The first answer of a restored store ends its trial, and waits for that: what anybody was told of is not
     /// rolled back.
     async fn prove(&self, reply: Reply) -> Reply {
@@ -221,10 +242,9 @@ fn log_access(
 ) {
     let duration_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     let status = reply.status().as_u16();
-    match (&served.script, served.execution) {
-        (Some(script), Some(execution)) => {
-            tracing::info!(target: "picloud::access", status, duration_us, %client, script, %execution, "{method} {path}");
-        }
-        _ => tracing::info!(target: "picloud::access", status, duration_us, %client, "{method} {path}"),
-    }
+    let app = served.app.as_ref().map(|app| app.slug.as_str());
+    let route = served.route.as_ref().map(|target| target.route.path.as_str());
+    let script = served.script.as_ref().map(|script| script.name.as_str());
+    let execution = served.execution.map(tracing::field::display);
+    tracing::info!(target: "picloud::access", status, duration_us, %client, app, route, script, execution, "{method} {path}");
 }

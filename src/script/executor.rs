@@ -275,12 +275,12 @@ impl Executor {
         self.shared.places.heavy()
     }
 
-    /// Whether runs get done: a bench is free, or every run is within its time.
+    /// Whether runs get done: fewer runs than there are benches are past their time. Runs that wait for other servers
+    /// hold no bench.
     pub fn is_live(&self, now: Instant) -> bool {
-        let queue = lock(&self.shared.queue);
-        let idle = queue.asleep > 0 || queue.watched;
-        drop(queue);
-        idle || self.shared.desks.iter().any(|desk| lock(desk).as_ref().is_none_or(|r| now < r.ends_by))
+        let is_late = |desk: &&Mutex<Option<Running>>| lock(desk).as_ref().is_some_and(|r| now >= r.ends_by);
+        let late = self.shared.desks.iter().filter(is_late).count();
+        late.saturating_sub(self.aside()) < self.shared.benches
     }
 
     /// Takes no more runs and waits until `until` for those it has; then cuts them short and ends the threads.

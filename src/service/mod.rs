@@ -7,12 +7,20 @@
 mod backups;
 mod device_seal;
 mod first_run;
+mod house;
+mod journal;
 mod lines;
 mod logging;
 mod offline;
 mod parts;
+mod reload;
+mod rescue;
 mod signals;
+mod sockets;
+mod starts;
+mod systemd;
 mod tls;
+mod watch;
 
 use std::fs::File;
 use std::io;
@@ -23,21 +31,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
-use crate::http::{Custody, Door, Guests, Limits, Listener, Server, SystemInfo, Tls, TlsError};
+use crate::config::{self, Config};
+use crate::dispatch::Dispatch;
+use crate::http::{Guests, Server, Staff, SystemInfo, TlsError};
 use crate::model::UnixMs;
 use crate::script::{ChainKey, Messenger};
+use crate::store;
 use crate::store::backup::{BackupError, Premises, Start, Trial};
-use crate::{dispatch::Dispatch, store};
+use house::{Certificates, Closing, Event, House};
+use logging::Log;
 pub use offline::{check_backup, restore as restore_offline};
+use reload::Reloaded;
+pub use rescue::rescue;
 use signals::Signals;
-
-/// A restored store that was ready for so long has served.
-const TRIAL: Duration = Duration::from_secs(60);
+use sockets::Sockets;
+use starts::Starts;
+use watch::Watch;
 
 /// What keeps the house from opening, or makes it close.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +66,17 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// systemd hands over something that is of no use.
+    #[error("what systemd hands over as {name:?} is no TCP socket ({why}); look at picloud.socket")]
+    Inherited {
+        /// What systemd calls it.
+        name: String,
+        /// Why.
+        why: io::Error,
+    },
+    /// There is no socket at all.
+    #[error("there is nothing to listen on: set server.listen or tls.listen")]
+    NoSockets,
     /// The system refuses a thread, a signal or randomness.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -93,6 +117,18 @@ pub enum Error {
     FirstRun(String),
 }
 
+impl Error {
+    /// What the system called it, if it was the system.
+    fn errno(&self) -> Option<i32> {
+        match self {
+            Error::Listen { source, .. } | Error::System(source) | Error::Inherited { why: source, .. } => {
+                source.raw_os_error()
+            }
+            _ => None,
+        }
+    }
+}
+
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "; stop what listens there, or choose another with --listen",
@@ -102,111 +138,168 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Runs the daemon until it is told to stop, and says how it ended. `device_key` is an admin key that needs no
-/// store, from the daemon's environment.
-pub fn serve(config: &Config, device_key: Option<String>) -> ExitCode {
-    let log = match logging::start(&config.log) {
+/// What the daemon is started with.
+pub struct Startup {
+    /// The configuration.
+    pub config: Config,
+    /// Where it is read again for a reload.
+    pub source: config::Source,
+    /// Run no scripts until an operator says so.
+    pub safe_mode: bool,
+    /// An admin key that needs no store, from the daemon's environment.
+    pub device_key: Option<String>,
+}
+
+/// Runs the daemon until it is told to stop, and says how it ended.
+pub fn serve(startup: Startup) -> ExitCode {
+    let log = match Log::start(&startup.config.log) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("picloud: {error}");
+            cannot_start(&error, None);
             return ExitCode::FAILURE;
         }
     };
-    let ended = Caretaker::new(config, device_key).and_then(Caretaker::work);
+    let ended = Caretaker::new(startup, &log).and_then(Caretaker::work);
     if let Err(error) = &ended {
         tracing::error!("{error}");
+        cannot_start(&error.to_string(), error.errno());
     }
     log.flush();
     if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Leaves the reason why there is no daemon to systemd, and to whoever serves a page in its place.
+pub fn cannot_start(why: &str, errno: Option<i32>) {
+    systemd::failed(why, errno);
+    if let Some(directory) = runtime_directory() {
+        // Without it the page says that the journal knows.
+        let _ = std::fs::write(directory.join(REASON), why);
+    }
+}
+
+/// The file in systemd's directory that holds why the daemon ended.
+const REASON: &str = "reason";
+
+/// The directory that systemd gives to the service until the next boot (systemd.exec(5), RuntimeDirectory=).
+fn runtime_directory() -> Option<PathBuf> {
+    std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
 /// What outlives a house: after a restore, the next one opens in the same process behind the same sockets.
 struct Caretaker<'a> {
-    config: &'a Config,
-    device_key: Option<String>,
-    listeners: Vec<Listener>,
-    tls_listeners: Vec<Listener>,
+    startup: Startup,
+    log: &'a Log,
+    sockets: Sockets,
     premises: Premises,
     /// The data directory is ours, also between two houses.
     _lock: File,
     info: Arc<SystemInfo>,
     signals: Option<Signals>,
+    watch: Watch,
+    /// Whether the next house runs scripts, or waits for an operator.
+    is_safe: bool,
     /// Once the first house is open.
     sealer: Option<store::Sealer>,
 }
 
-/// The open house.
-struct House {
-    runtime: Runtime,
-    store: store::Store,
-    dispatch: Dispatch,
-    guests: Guests,
-    info: Arc<SystemInfo>,
-    grace: Duration,
-    trial: Trial,
-    broken: mpsc::UnboundedReceiver<Error>,
-    reopen: mpsc::UnboundedReceiver<()>,
-}
-
-/// Why the house closes.
-enum Closing {
-    Asked,
-    Broken(Error),
-    /// Another store is to be opened.
-    Reopen,
-}
-
 impl<'a> Caretaker<'a> {
-    fn new(config: &'a Config, device_key: Option<String>) -> Result<Caretaker<'a>, Error> {
+    fn new(startup: Startup, log: &'a Log) -> Result<Caretaker<'a>, Error> {
         raise_descriptor_limit();
+        if let Some(file) = std::env::var_os("PICLOUD_WEDGE") {
+            #[cfg(debug_assertions)]
+            store::wedge::arm(file.into());
+            #[cfg(not(debug_assertions))]
+            tracing::warn!(?file, "PICLOUD_WEDGE does nothing in this build");
+        }
+        let starts = Starts::note(runtime_directory());
+        let is_safe = startup.safe_mode || starts.are_bad();
+        if is_safe {
+            let bad_starts = starts.bad();
+            tracing::error!(bad_starts, "SAFE MODE: no script runs until `picloud resume`");
+        }
+        let watch = Watch::start(starts)?;
+        let config = &startup.config;
         // Sockets first: if one cannot be had, nothing has been touched, and early guests wait in the kernel.
-        let listeners = bind(&config.server.listen)?;
-        let tls_listeners = bind(&config.tls.listen)?;
+        let mut sockets = Sockets::inherit()?;
+        sockets.become_these(sockets.fit(config)?);
+        if sockets.is_empty() {
+            return Err(Error::NoSockets);
+        }
         let (premises, info) = (parts::premises(config), Arc::new(SystemInfo::new(resident_bytes)));
         let lock = premises.lock()?;
-        Ok(Caretaker {
-            config,
-            device_key,
-            listeners,
-            tls_listeners,
-            premises,
-            _lock: lock,
-            info,
-            signals: None,
-            sealer: None,
-        })
+        let (signals, sealer) = (None, None);
+        Ok(Caretaker { startup, log, sockets, premises, _lock: lock, info, signals, watch, is_safe, sealer })
     }
 
-    /// Opens the house, and again with another store as often as one is restored; until it is to close.
+    /// Opens the house, and again as often as another store or another configuration wants it; until it is to close.
     fn work(mut self) -> Result<(), Error> {
         let mut start = self.premises.settle(UnixMs::now())?;
+        // What was served by before the last configuration, as long as that has not proved itself.
+        let mut before: Option<(Config, Sockets)> = None;
         loop {
-            let house = match self.open(start) {
-                Ok(house) => house,
-                Err(error) if start == Start::OnTrial => {
+            self.watch.opening();
+            let mut house = match (self.open(start), before.take()) {
+                (Ok(house), _) => house,
+                (Err(error), _) if start == Start::OnTrial => {
                     self.premises.roll_back(&format!("it could not be opened: {error}"), UnixMs::now())?;
                     start = Start::Ordinary;
                     continue;
                 }
-                Err(error) => return Err(error),
-            };
-            let Some(signals) = &mut self.signals else { return Ok(()) };
-            let trial = house.trial.clone();
-            match house.live(signals)? {
-                Closing::Reopen => {
-                    self.premises.swap_in(UnixMs::now())?;
-                    start = Start::OnTrial;
+                (Err(error), Some((config, sockets))) => {
+                    self.startup.config = config;
+                    self.sockets.become_these(sockets);
+                    self.refuse(&error.to_string());
+                    continue;
                 }
-                Closing::Asked if trial.is_on() => return Ok(self.premises.postpone(UnixMs::now())?),
-                Closing::Asked => return Ok(()),
-                Closing::Broken(error) => return Err(error),
+                (Err(error), None) => return Err(error),
+            };
+            self.watch.open(house.pipeline());
+            let trial = house.trial.clone();
+            match self.live(&mut house, &mut before) {
+                why @ (Closing::Reopen | Closing::Refit) => match house.close(why, &self.watch) {
+                    Closing::Reopen => {
+                        self.premises.swap_in(UnixMs::now())?;
+                        start = Start::OnTrial;
+                    }
+                    Closing::Broken(error) => return Err(error),
+                    // A restored store that has not served yet begins its trial anew.
+                    Closing::Refit | Closing::Asked if trial.is_on() => start = Start::OnTrial,
+                    Closing::Refit | Closing::Asked => start = Start::Ordinary,
+                },
+                why => {
+                    let closed = house.close(why, &self.watch);
+                    self.watch.over();
+                    if let Closing::Broken(error) = closed {
+                        return Err(error);
+                    }
+                    self.watch.forgive();
+                    return if trial.is_on() { Ok(self.premises.postpone(UnixMs::now())?) } else { Ok(()) };
+                }
+            }
+        }
+    }
+
+    /// Until the house is to close. `before` becomes what it is to go back to, if it closes for another configuration.
+    fn live(&mut self, house: &mut House, before: &mut Option<(Config, Sockets)>) -> Closing {
+        loop {
+            let Some(signals) = &mut self.signals else { return Closing::Asked };
+            match house.live(signals) {
+                Event::Close(why) => return why,
+                Event::Reload => match self.reload(house) {
+                    Reloaded::Done => {}
+                    Reloaded::Reopen(was) => {
+                        *before = Some(*was);
+                        return Closing::Refit;
+                    }
+                },
             }
         }
     }
 
     fn open(&mut self, start: Start) -> Result<House, Error> {
         let began = Instant::now();
-        let (store, recovered, startable) = store::Store::open(&parts::store(self.config))?;
+        let (store, recovered, startable) = store::Store::open(&parts::store(&self.startup.config))?;
         let house = self.furnish(start, began, store.clone(), &recovered, startable);
         // Another file may be opened in its place.
         house.inspect_err(|_| store.close())
@@ -220,8 +313,8 @@ impl<'a> Caretaker<'a> {
         recovered: &[store::Recovered],
         startable: store::Startable,
     ) -> Result<House, Error> {
-        let config = self.config;
         let sealer = self.sealer(&store)?;
+        let config = &self.startup.config;
         let (tell_broken, broken) = mpsc::unbounded_channel();
         let tell_leak = tell_broken.clone();
         // Nobody listens any more if the house is closing already.
@@ -233,161 +326,71 @@ impl<'a> Caretaker<'a> {
             crate::script::Executor::start(parts::executor(config), store.clone(), reach, on_leak)?;
         let dispatch = Dispatch::new(store.clone(), executor, parts::policy(config), random()?);
         let routes = crate::http::Routes::default();
-        let tls = tls::open(config, &self.listeners, &self.tls_listeners)?;
-        startable.start(hooks(&routes, &dispatch, tls.as_ref(), tell_broken))?;
+        let settings = tls::settings(config, &self.sockets.addresses(false), &self.sockets.addresses(true))?;
+        let tls = settings.map(|settings| tls::open(config, settings)).transpose()?;
+        let certificates = Certificates::new(ArcSwapOption::from_pointee(tls.clone()));
+        startable.start(house::hooks(&routes, &dispatch, &certificates, tell_broken))?;
         first_run::set_up(&store, &config.server.data_dir)?;
-        let limits = parts::limits(config);
-        let (guests, info) = (Guests::new(&limits), self.info.clone());
+        let (guests, info) = (Guests::new(&parts::limits(config)), self.info.clone());
         let (tell_reopen, reopen) = mpsc::unbounded_channel();
         let trial = Trial::new(start, self.premises.clone(), store.clone());
         let custody = parts::custody(config, trial.clone(), sealer, tell_reopen);
-        let runtime = runtime(config.server.threads)?;
-        keep_house(&runtime, config, &custody, &store);
-        let settings = parts::server(config, self.device_key.clone(), chain_key, tls.clone());
-        let (own, desk) = (guests.clone(), dispatch.clone());
-        let server = Server::new(settings, routes, store.clone(), desk, own, info.clone(), custody);
+        let runtime = house::runtime(config.server.threads)?;
+        house::keep_house(&runtime, config, &custody, &store);
+        let settings = parts::server(config, self.startup.device_key.clone(), chain_key.clone(), tls);
+        let staff = Staff {
+            routes,
+            store: store.clone(),
+            dispatch: dispatch.clone(),
+            guests: guests.clone(),
+            info: info.clone(),
+            custody,
+        };
+        let server = Server::new(settings, staff);
         // Whoever is told that the house is open may also ask it to close.
         if self.signals.is_none() {
             self.signals = Some(Signals::listen()?);
         }
-        dispatch.start(recovered, parts::clock(config))?;
+        let clock = parts::clock(config);
+        match self.is_safe {
+            true => dispatch.rest(recovered, clock),
+            false => dispatch.start(recovered, clock)?,
+        }
         info.draining.store(false, Relaxed);
-        self.open_doors(&runtime, tls, &server, &guests, &limits)?;
-        announce(&self.listeners, &self.tls_listeners, began);
         let grace = Duration::from_secs(config.server.drain_grace_seconds);
-        Ok(House { runtime, store, dispatch, guests, info, grace, trial, broken, reopen })
-    }
-}
-
-impl Caretaker<'_> {
-    fn open_doors(
-        &self,
-        runtime: &Runtime,
-        tls: Option<Tls>,
-        server: &Server,
-        guests: &Guests,
-        limits: &Limits,
-    ) -> io::Result<()> {
-        let clear = self.listeners.iter().map(|listener| (listener, Door::Clear));
-        let by_tls = tls
-            .iter()
-            .flat_map(|tls| self.tls_listeners.iter().map(|listener| (listener, Door::Tls(tls.clone()))));
-        for (listener, door) in clear.chain(by_tls) {
-            let listener = listener.try_clone()?;
-            runtime.spawn(listener.run(door, server.clone(), guests.clone(), limits.clone()));
-        }
-        if let Some(tls) = tls {
-            runtime.spawn(tls.keep());
-        }
-        Ok(())
+        let (doors, keeper) = (Vec::new(), None);
+        let mut house = House {
+            runtime,
+            store,
+            dispatch,
+            server,
+            guests,
+            certificates,
+            doors,
+            keeper,
+            chain_key,
+            info,
+            grace,
+            trial,
+            broken,
+            reopen,
+        };
+        house.open_doors(config, &self.sockets)?;
+        house.keep_certificates();
+        announce(&self.sockets, began);
+        Ok(house)
     }
 
     /// What secrets are sealed with, whichever store is open.
     fn sealer(&mut self, store: &store::Store) -> Result<store::Sealer, Error> {
         let sealer = match self.sealer.take() {
             Some(sealer) => sealer,
-            None => device_seal::sealer(&self.config.server.data_dir, || store.read()?.has_secrets())?,
+            None => {
+                device_seal::sealer(&self.startup.config.server.data_dir, || store.read()?.has_secrets())?
+            }
         };
         Ok(self.sealer.insert(sealer).clone())
     }
-}
-
-/// What goes on beside the requests.
-fn keep_house(runtime: &Runtime, config: &Config, custody: &Custody, store: &store::Store) {
-    let backups = custody.backups.clone();
-    runtime.spawn_blocking(move || backups.clean());
-    if let Some(schedule) = parts::schedule(config) {
-        runtime.spawn(schedule.run(custody.backups.clone(), store.clone()));
-    }
-    if custody.trial.is_on() {
-        runtime.spawn(end_trial(custody.trial.clone()));
-    }
-}
-
-/// A restored store that nobody asks anything has served when it was ready for a while.
-async fn end_trial(trial: Trial) {
-    tokio::time::sleep(TRIAL).await;
-    let ended = tokio::task::spawn_blocking(move || trial.end(UnixMs::now())).await;
-    if let Ok(Err(error)) = ended {
-        tracing::error!(%error, "the restored store could not prove itself");
-    }
-}
-
-impl House {
-    /// Waits until the house is to close, and closes it.
-    fn live(mut self, signals: &mut Signals) -> Result<Closing, Error> {
-        let why = self.runtime.block_on(wait_for_end(signals, &mut self.broken, &mut self.reopen));
-        if !matches!(why, Closing::Reopen) {
-            notify(&[sd_notify::NotifyState::Stopping]);
-        }
-        self.info.draining.store(true, Relaxed);
-        let until = Instant::now() + self.grace;
-        // Outside in: guests first, then runs, last the writer.
-        self.guests.ask_to_leave();
-        tracing::info!(grace_seconds = self.grace.as_secs(), "stopping: requests in flight are finished");
-        let gone =
-            self.runtime.block_on(async { tokio::time::timeout_at(until.into(), self.guests.gone()).await });
-        self.dispatch.close(until);
-        if gone.is_err() {
-            // Those who waited for a cut run have their answer now; let it reach them.
-            let last = self
-                .runtime
-                .block_on(async { tokio::time::timeout(Duration::from_secs(1), self.guests.gone()).await });
-            if last.is_err() {
-                tracing::warn!(
-                    connections = self.guests.count().0,
-                    "connections were cut at the end of the grace time"
-                );
-            }
-        }
-        self.store.close();
-        // The card may have failed at the last commit.
-        let late = self.broken.try_recv().ok();
-        self.runtime.shutdown_timeout(Duration::from_millis(100));
-        tracing::info!("stopped");
-        Ok(late.filter(|_| !matches!(why, Closing::Broken(_))).map_or(why, Closing::Broken))
-    }
-}
-
-fn hooks(
-    routes: &crate::http::Routes,
-    dispatch: &Dispatch,
-    tls: Option<&Tls>,
-    tell_broken: mpsc::UnboundedSender<Error>,
-) -> store::Hooks {
-    let (routes, dispatch, desk) = (routes.clone(), dispatch.clone(), dispatch.clone());
-    let tls = tls.cloned();
-    store::Hooks {
-        catalog: Box::new(move |catalog| {
-            routes.rebuild(catalog);
-            desk.set_up(catalog);
-            if let Some(tls) = &tls {
-                tls.set_up(catalog);
-            }
-        }),
-        enqueued: Box::new(move |rows| dispatch.enqueued(rows)),
-        // Nobody listens any more if the house is closing already.
-        broken: Box::new(move |error| drop(tell_broken.send(error.clone().into()))),
-    }
-}
-
-fn runtime(threads: usize) -> io::Result<Runtime> {
-    let mut builder = runtime::Builder::new_multi_thread();
-    if threads > 0 {
-        builder.worker_threads(threads);
-    }
-    // Blocking work is reading for the management API; a few threads are plenty.
-    builder.max_blocking_threads(8).thread_name("http").enable_all().build()
-}
-
-fn bind(addresses: &[SocketAddr]) -> Result<Vec<Listener>, Error> {
-    // Only for this: each house has an event loop of its own.
-    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-    let bind = |address: &SocketAddr| {
-        let address = *address;
-        runtime.block_on(Listener::bind(address)).map_err(|source| Error::Listen { address, source })
-    };
-    addresses.iter().map(bind).collect()
 }
 
 /// Every connection is a descriptor, and the usual soft limit is lower than the connections we allow.
@@ -397,34 +400,33 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// Tells the operator and systemd that requests are answered.
-fn announce(clear: &[Listener], by_tls: &[Listener], began: Instant) {
-    let url = |scheme: &str, listener: &Listener| format!("{scheme}://{}", listener.address());
-    let urls = clear.iter().map(|listener| url("http", listener));
-    let urls: Vec<String> = urls.chain(by_tls.iter().map(|listener| url("https", listener))).collect();
-    let urls = urls.join(" ");
+/// Tells the operator that requests are answered, and other programs of this machine where.
+fn announce(sockets: &Sockets, began: Instant) {
+    let url = |scheme: &str, address: SocketAddr| format!("{scheme}://{address}");
+    let urls = sockets.addresses(false).into_iter().map(|address| url("http", address));
+    let secure = sockets.addresses(true).into_iter().map(|address| url("https", address));
+    let urls = urls.chain(secure).collect::<Vec<_>>().join(" ");
     let ready_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ready_ms, "ready on {urls}");
-    notify(&[sd_notify::NotifyState::Ready]);
-}
-
-/// Without systemd there is nobody to tell.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
+    if let Some(directory) = runtime_directory() {
+        // `picloud` asks at 127.0.0.1:8080 without it. What ended the daemon before is over.
+        let _ = std::fs::write(directory.join("url"), here(sockets));
+        let _ = std::fs::remove_file(directory.join(REASON));
     }
 }
 
-async fn wait_for_end(
-    signals: &mut Signals,
-    broken: &mut mpsc::UnboundedReceiver<Error>,
-    reopen: &mut mpsc::UnboundedReceiver<()>,
-) -> Closing {
-    tokio::select! {
-        () = signals.next() => Closing::Asked,
-        Some(error) = broken.recv() => Closing::Broken(error),
-        Some(()) = reopen.recv() => Closing::Reopen,
-    }
+/// Where programs of this machine find the daemon.
+fn here(sockets: &Sockets) -> String {
+    let local = |mut address: SocketAddr| {
+        if address.ip().is_unspecified() {
+            // A socket of IPv6 takes those who come by IPv4, unless the system was told otherwise.
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        address
+    };
+    let clear = sockets.addresses(false).first().map(|address| format!("http://{}", local(*address)));
+    let secure = || sockets.addresses(true).first().map(|address| format!("https://{}", local(*address)));
+    clear.or_else(secure).unwrap_or_default()
 }
 
 /// The admin key that the daemon was started with: `PICLOUD_API_KEY`, or the credential `api-key` of systemd

@@ -1,34 +1,52 @@
-//! The signals that ask the house to close. They outlive a house: one that comes while it reopens is not lost.
+//! The signals. They outlive a house: one that comes while it reopens is not lost.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::thread;
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// What has been asked since the process started.
-pub(super) struct Signals(mpsc::UnboundedReceiver<()>);
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The house is to close.
+    Close,
+    /// The configuration is to be read again.
+    Reload,
+}
 
-struct Asked {
+/// What has been asked since the process started.
+pub(super) struct Signals(mpsc::UnboundedReceiver<Asked>);
+
+struct Sources {
     terminate: Signal,
     interrupt: Signal,
-    /// The terminal was closed.
     hangup: Signal,
+    /// What a hangup means: with a terminal, that it was closed.
+    on_hangup: Asked,
 }
 
 impl Signals {
-    /// From here on they no longer end the process by themselves; but the second one does, at once.
+    /// From here on they no longer end the process by themselves; but the second that asks to close does, at once.
     pub(super) fn listen() -> io::Result<Signals> {
         let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-        let mut asked = runtime.block_on(async { Asked::new() })?;
+        let mut sources = runtime.block_on(async { Sources::new() })?;
         let (tell, told) = mpsc::unbounded_channel();
         thread::Builder::new().name("signals".into()).spawn(move || {
             runtime.block_on(async {
-                asked.next().await;
-                // Nobody listens any more if the house is closing already.
-                let _ = tell.send(());
-                asked.next().await;
+                let mut closing = false;
+                loop {
+                    match sources.next().await {
+                        Asked::Close if closing => break,
+                        Asked::Reload if closing => {}
+                        asked => {
+                            closing = asked == Asked::Close;
+                            // Nobody listens any more if the house is closing already.
+                            let _ = tell.send(asked);
+                        }
+                    }
+                }
             });
             // Who asks twice does not want to wait. What was accepted is on the card.
             tracing::warn!("stopped at once, at the second signal");
@@ -37,27 +55,36 @@ impl Signals {
         Ok(Signals(told))
     }
 
-    /// The first of them.
-    pub(super) async fn next(&mut self) {
-        if self.0.recv().await.is_none() {
+    /// The next of them. Several that ask for the same at once are one.
+    pub(super) async fn next(&mut self) -> Asked {
+        let Some(asked) = self.0.recv().await else {
             // The thread ends only with the process.
-            std::future::pending::<()>().await;
+            return std::future::pending().await;
+        };
+        if asked == Asked::Reload {
+            while let Ok(more) = self.0.try_recv() {
+                if more == Asked::Close {
+                    return Asked::Close;
+                }
+            }
         }
+        asked
     }
 }
 
-impl Asked {
+impl Sources {
     /// Needs the event loop.
-    fn new() -> io::Result<Asked> {
+    fn new() -> io::Result<Sources> {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Asked { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
+        let on_hangup = if io::stderr().is_terminal() { Asked::Close } else { Asked::Reload };
+        Ok(Sources { terminate, interrupt, hangup: signal(SignalKind::hangup())?, on_hangup })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.terminate.recv() => Asked::Close,
+            _ = self.interrupt.recv() => Asked::Close,
+            _ = self.hangup.recv() => self.on_hangup,
         }
     }
 }

@@ -1,15 +1,20 @@
 //! What TLS is opened with: files that the configuration names, and what the system calls itself.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::{Error, parts};
 use crate::config::Config;
 use crate::dispatch::ClockRule;
-use crate::http::{AcmeSettings, Listener, Tls, TlsSettings};
+use crate::http::{AcmeSettings, Tls, TlsSettings};
 
-/// Opens TLS, if it is on: `by_tls` are its sockets.
-pub(super) fn open(config: &Config, clear: &[Listener], by_tls: &[Listener]) -> Result<Option<Tls>, Error> {
+/// What TLS is opened with, if it is on: `by_tls` are the addresses of its sockets.
+pub(super) fn settings(
+    config: &Config,
+    clear: &[SocketAddr],
+    by_tls: &[SocketAddr],
+) -> Result<Option<TlsSettings>, Error> {
     let Some(port) = port_of(by_tls, 443) else {
         let path = &config.management.client_ca_file;
         if path.as_os_str().is_empty() {
@@ -21,7 +26,7 @@ pub(super) fn open(config: &Config, clear: &[Listener], by_tls: &[Listener]) -> 
         return Err(Error::File { key, path: path.clone(), why: why.to_owned() });
     };
     let tls = &config.tls;
-    let settings = TlsSettings {
+    Ok(Some(TlsSettings {
         directory: config.server.data_dir.join("tls"),
         files: tls.files.clone(),
         client_authorities: file("management.client_ca_file", &config.management.client_ca_file)?,
@@ -33,24 +38,28 @@ pub(super) fn open(config: &Config, clear: &[Listener], by_tls: &[Listener]) -> 
             tls_first: port == 443,
         },
         host_name: host_name(&tls.host_name),
-        is_clock_good: match parts::clock(config) {
-            ClockRule::Auto => || ClockRule::Auto.is_met(),
-            ClockRule::Synchronised => || ClockRule::Synchronised.is_met(),
-            ClockRule::Trusted => || true,
-        },
         handshake_time_max: Duration::from_secs(tls.handshake_timeout_seconds),
         handshakes_max: tls.handshakes_max,
         port: Some(port),
         clear_port: port_of(clear, 80),
         redirect: tls.redirect,
         hsts: Duration::from_secs(tls.hsts_max_age_seconds),
+    }))
+}
+
+/// Opens it.
+pub(super) fn open(config: &Config, settings: TlsSettings) -> Result<Tls, Error> {
+    let is_clock_good: fn() -> bool = match parts::clock(config) {
+        ClockRule::Auto => || ClockRule::Auto.is_met(),
+        ClockRule::Synchronised => || ClockRule::Synchronised.is_met(),
+        ClockRule::Trusted => || true,
     };
-    Ok(Some(Tls::open(settings)?))
+    Ok(Tls::open(settings, is_clock_good)?)
 }
 
 /// Clients look for the usual port; of several others, the first is as good as any.
-fn port_of(listeners: &[Listener], usual: u16) -> Option<u16> {
-    let ports = || listeners.iter().map(|listener| listener.address().port());
+fn port_of(addresses: &[SocketAddr], usual: u16) -> Option<u16> {
+    let ports = || addresses.iter().map(SocketAddr::port);
     ports().find(|port| *port == usual).or_else(|| ports().next())
 }
 

@@ -10,8 +10,8 @@
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,19 @@ pub struct CardMeter {
     pub writes: AtomicU64,
     /// Bytes written.
     pub bytes_written: AtomicU64,
+    /// When the sync began that is under way.
+    syncing: Mutex<Option<Instant>>,
+}
+
+impl CardMeter {
+    /// For how long the card has been at a sync.
+    pub fn syncing_for(&self) -> Option<Duration> {
+        self.syncing().map(|began| began.elapsed())
+    }
+
+    fn syncing(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A file on the card.
@@ -161,10 +174,12 @@ impl StorageBackend for Card {
     fn sync_data(&self) -> io::Result<()> {
         self.prepare_for_less();
         let began = Instant::now();
+        *self.meter.syncing() = Some(began);
         let result = self.file.sync_data();
         if !self.sync_delay.is_zero() {
             thread::sleep(self.sync_delay);
         }
+        *self.meter.syncing() = None;
         self.meter.syncs.fetch_add(1, Relaxed);
         self.meter.sync_us.fetch_add(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), Relaxed);
         if let Err(error) = &result {

@@ -41,6 +41,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod wear;
+pub mod wedge;
 mod writer;
 
 pub use backend::{Card, CardMeter};

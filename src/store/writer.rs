@@ -43,6 +43,7 @@ impl Writer {
         let mut last_active = Instant::now();
         loop {
             let closing = self.take(&mut commands, last_active);
+            super::wedge::here("writer");
             // Who only looks does not put the checkpoint off.
             let changes = commands.iter().filter(|command| !command.asks_only()).count();
             let idle = changes == 0;

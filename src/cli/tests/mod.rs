@@ -25,6 +25,8 @@ const OFFLINE: Offline = Offline {
     restore: |_, _| Ok(json!({})),
     reference: sdk::reference,
     markdown: |chapters| format!("{} chapters\n", chapters.len()),
+    rescue: || ExitCode::SUCCESS,
+    cannot_start: |_| (),
 };
 
 /// What a run printed and returned.
@@ -199,7 +201,7 @@ fn serve_hands_over_the_configuration_or_exits_78() {
     };
     let code = run_in(world, &mut Vec::new(), &mut Vec::new(), daemon, OFFLINE);
     assert_eq!(code, ExitCode::from(42));
-    let server = given.take().unwrap().server;
+    let server = given.take().unwrap().0.server;
     assert_eq!((server.threads, server.listen.len(), server.data_dir.to_str()), (3, 2, Some("d")));
 
     let ran = picloud(&["serve", "--config", path, "--check-config"], &[]);

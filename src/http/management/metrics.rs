@@ -253,6 +253,8 @@ impl Office {
 
     fn process(&self, text: &mut Exposition) {
         text.gauge("uptime_seconds", "Seconds since the start.", self.info.started.elapsed().as_secs());
+        let safe_mode = u8::from(self.dispatch.is_resting());
+        text.gauge("safe_mode", "1 while no script runs until an operator says so.", safe_mode);
         if let Some(bytes) = (self.info.resident_bytes)() {
             text.gauge("resident_memory_bytes", "Resident memory.", bytes);
         }

@@ -136,6 +136,7 @@ impl Office {
             ["sdk"] => sdk::reference(&call).await,
             ["export"] => self.export(&call),
             ["restore"] => self.restore(call).await,
+            ["resume"] => self.resume(&call).await,
             ["certs", rest @ ..] => self.certs(call, rest).await,
             ["ca" | "ca.pem" | "ca.crt" | "ca.crl" | "ca.mobileconfig"] => not_allowed("GET"),
             ["ca", "replace"] => self.replace_authority(&call).await,

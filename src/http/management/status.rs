@@ -24,6 +24,7 @@ impl Office {
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.info.started_at,
             "uptime_seconds": self.info.started.elapsed().as_secs(),
+            "safe_mode": self.dispatch.is_resting(),
             "resident_bytes": (self.info.resident_bytes)(),
             "store": {
                 "file_bytes": self.store.file_bytes(),

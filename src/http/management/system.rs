@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Office, Outcome};
+use super::input::Call;
+use super::{Office, Outcome, not_allowed};
 use crate::http::reply::{self, Refusal};
 use crate::http::tls::{State, Tls};
 use crate::model::UnixMs;
@@ -64,7 +65,9 @@ impl Office {
     /// New work is welcome.
     pub(super) fn ready(&self) -> Outcome {
         let draining = self.info.draining.load(Relaxed);
-        let ready = !draining && !self.store.is_broken() && self.dispatch.executor().is_live(Instant::now());
+        let safe_mode = self.dispatch.is_resting();
+        let works = !self.store.is_broken() && self.dispatch.executor().is_live(Instant::now());
+        let ready = !draining && !safe_mode && works;
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let uptime_seconds = self.info.started.elapsed().as_secs();
         // A full card is no reason to restart or to send calls elsewhere: what it can do, it does.
@@ -73,6 +76,7 @@ impl Office {
         let mut body = json!({
             "ready": ready,
             "draining": draining,
+            "safe_mode": safe_mode,
             "storage": storage,
             "clock": self.clock(),
             "uptime_seconds": uptime_seconds,
@@ -81,6 +85,24 @@ impl Office {
             body["certificates"] = certificates(tls);
         }
         Ok(reply::json(status, &body))
+    }
+
+    /// Ends safe mode, if it is on.
+    pub(super) async fn resume(&self, call: &Call) -> Outcome {
+        if call.method != Method::POST {
+            return not_allowed("POST");
+        }
+        let dispatch = self.dispatch.clone();
+        // What an earlier process left is read back.
+        let resumed = tokio::task::spawn_blocking(move || dispatch.resume()).await;
+        let resumed = resumed.unwrap_or_else(|lost| Err(std::io::Error::other(lost))).map_err(|error| {
+            tracing::error!(%error, "scripts could not be started again");
+            Refusal::internal()
+        })?;
+        if resumed {
+            tracing::warn!("safe mode ended: scripts run again");
+        }
+        Ok(reply::json(StatusCode::OK, &json!({ "resumed": resumed })))
     }
 
     pub(super) fn version(&self) -> Outcome {

@@ -42,7 +42,7 @@ pub(super) use own::{NotAdded, NotRemoved};
 pub(super) use report::{Certificate, NotRenewed, State};
 
 /// How certificates are had and handshakes bounded.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Settings {
     /// Where keys and certificates are kept.
     pub directory: PathBuf,
@@ -54,8 +54,6 @@ pub struct Settings {
     pub acme: AcmeSettings,
     /// What this device calls itself on the network, in lower case.
     pub host_name: String,
-    /// Whether the clock may be trusted now.
-    pub is_clock_good: fn() -> bool,
     /// Longest handshake.
     pub handshake_time_max: Duration,
     /// Handshakes at once; one more makes the longest waiting go.
@@ -111,6 +109,7 @@ pub struct Tls {
 
 struct Inner {
     settings: Settings,
+    is_clock_good: fn() -> bool,
     foundry: Foundry,
     authority: RwLock<Arc<Authority>>,
     own: Own,
@@ -147,8 +146,9 @@ impl Hello<'_> {
 }
 
 impl Tls {
-    /// Opens what is kept, and makes the device's authority if there is none.
-    pub fn open(settings: Settings) -> Result<Tls, Error> {
+    /// Opens what is kept, and makes the device's authority if there is none. `is_clock_good` tells whether the clock may
+    /// be trusted now.
+    pub fn open(settings: Settings, is_clock_good: fn() -> bool) -> Result<Tls, Error> {
         let unusable = |error: std::io::Error| Error::Directory {
             path: settings.directory.clone(),
             why: error.to_string(),
@@ -156,7 +156,7 @@ impl Tls {
         files::make_directory(&settings.directory).map_err(unusable)?;
         let foundry =
             Foundry::new(settings.client_authorities.as_deref()).map_err(Error::ClientAuthorities)?;
-        let clock = Clock { now: UnixMs::now(), is_good: (settings.is_clock_good)() };
+        let clock = Clock { now: UnixMs::now(), is_good: is_clock_good() };
         let authority = Authority::open(&settings.directory, &settings.host_name, settings.list())?;
         let own = Own::open(settings.directory.join("own"), settings.files.clone(), &foundry, clock)?;
         let acme = Acme::open(settings.directory.join("acme"), settings.acme.clone(), &foundry)?;
@@ -168,6 +168,7 @@ impl Tls {
             claims: ArcSwap::default(),
             anteroom: Anteroom::new(settings.handshakes_max),
             tally: Tally::default(),
+            is_clock_good,
             settings,
         };
         Ok(Tls { inner: Arc::new(inner) })
@@ -178,6 +179,26 @@ impl Tls {
         let claims = Claims::of(catalog.domains.values().map(AsRef::<Domain>::as_ref));
         self.inner.claims.store(Arc::new(claims));
         self.inner.acme.wake();
+    }
+
+    /// Whether it was opened with settings like these.
+    pub fn is_of(&self, settings: &Settings) -> bool {
+        self.inner.settings == *settings
+    }
+
+    /// Reads the operator's files anew, where they changed.
+    pub fn read_files(&self) {
+        self.inner.own.look(&self.inner.foundry, self.clock());
+    }
+
+    /// What is wrong with the operator's files, each with its path.
+    pub fn bad_files(&self) -> Vec<String> {
+        let items = self.inner.own.items();
+        let bad = items.iter().filter_map(|item| {
+            let (file, error) = (item.file.as_ref()?, item.error.as_ref()?);
+            Some(format!("the certificate in {} is not served: {error}", file.display()))
+        });
+        bad.collect()
     }
 
     /// Looks after the certificates, for ever.
@@ -203,7 +224,7 @@ impl Tls {
     }
 
     fn clock(&self) -> Clock {
-        Clock { now: UnixMs::now(), is_good: (self.inner.settings.is_clock_good)() }
+        Clock { now: UnixMs::now(), is_good: (self.inner.is_clock_good)() }
     }
 
     fn authority(&self) -> Arc<Authority> {

@@ -187,6 +187,7 @@ impl Worker {
         let (execution, ends_by) = (row.execution_id, deadline + WAIT_SLACK);
         let running = Running { execution, of, control: control.clone(), ends_by };
         *lock(&self.shared.desks[self.number]) = Some(running);
+        crate::store::wedge::here("executor");
         for run in 0..RUNS_MAX {
             let world = Some(self.shared.world.clone());
             let input = Input { row: row.clone(), deadline, world };

@@ -44,7 +44,7 @@ const LOOKUP_TIME_MAX: Duration = Duration::from_secs(3);
 const SUGGESTION_TIME: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
 
 /// How to get certificates.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Settings {
     /// The URL of the server's directory.
     pub directory: String,
