@@ -109,7 +109,9 @@ fn dispatch(
         return Ok(ExitCode::SUCCESS);
     }
     match cli.command {
-        Command::Serve(args) => return serve::run(args, world.environment, out, daemon, offline.cannot_start),
+        Command::Serve(args) => {
+            return serve::run(args, world.environment, out, daemon, offline.cannot_start);
+        }
         Command::Rescue => return Ok((offline.rescue)()),
         Command::Completions { shell } => {
             // Rendered first: the generator panics if its writer fails, as a closed pipe does.

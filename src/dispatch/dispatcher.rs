@@ -374,7 +374,6 @@ impl Dispatcher {
             if state.closing {
                 return None;
             }
-            crate::store::wedge::here("dispatcher");
             let now = Instant::now();
             state.last_tick = Some(now);
             state.wake_timers(now);
@@ -390,6 +389,12 @@ impl Dispatcher {
             state.asleep = true;
             state = self.bell.wait_timeout(state, next).unwrap_or_else(PoisonError::into_inner).0;
             state.asleep = false;
+            #[cfg(debug_assertions)]
+            {
+                drop(state);
+                crate::store::wedge::here("dispatcher");
+                state = lock(&self.state);
+            }
         }
     }
 }

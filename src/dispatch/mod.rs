@@ -370,8 +370,10 @@ impl Dispatch {
     /// Refuses a row while nothing runs, or the card is too far behind to take its record.
     fn is_refused(&self, row: &Row) -> bool {
         if self.is_resting() {
-            let fault =
-                Fault { reason: Some("safe_mode"), ..Fault::new(FaultKind::Overloaded, SAFE_MODE.to_owned()) };
+            let fault = Fault {
+                reason: Some("safe_mode"),
+                ..Fault::new(FaultKind::Overloaded, SAFE_MODE.to_owned())
+            };
             self.refuse(row, fault);
             return true;
         }

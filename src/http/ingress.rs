@@ -20,8 +20,8 @@ use super::reply::{self, Refusal, Reply};
 use super::router::{self, Match, RouteTable, Target};
 use crate::dispatch::{Dispatch, Promise, Waiter};
 use crate::model::{
-    Access, App, BODY_BYTES_MAX, BodyMode, Chain, DispatchMode, Durability, Host, Kind, Principal, Request, Route,
-    Row, Script, UnixMs,
+    Access, App, BODY_BYTES_MAX, BodyMode, Chain, DispatchMode, Durability, Host, Kind, Principal, Request,
+    Route, Row, Script, UnixMs,
 };
 use crate::script::{CHAIN_HEADER, ChainKey, WAIT_SLACK};
 

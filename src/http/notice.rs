@@ -35,7 +35,8 @@ const CLOSED: &str = "this PiCloud cannot start";
 /// Tells everybody who comes to these sockets that the house is closed, for ever; and who is near, why.
 pub async fn tell_closed(listeners: Vec<Listener>, why: String) {
     let (why, places) = (Arc::new(why), Arc::new(Semaphore::new(GUESTS_MAX)));
-    let doors = listeners.into_iter().map(|listener| tokio::spawn(door(listener, why.clone(), places.clone())));
+    let doors =
+        listeners.into_iter().map(|listener| tokio::spawn(door(listener, why.clone(), places.clone())));
     for door in doors.collect::<Vec<_>>() {
         // A door ends only with the process.
         let _ = door.await;

@@ -69,9 +69,9 @@ impl House {
         let limits = parts::limits(config);
         let tls = self.certificates.load_full();
         let clear = sockets.of(false).map(|listener| (listener, Door::Clear));
-        let by_tls = tls.iter().flat_map(|tls| {
-            sockets.of(true).map(|listener| (listener, Door::Tls(tls.as_ref().clone())))
-        });
+        let by_tls = tls
+            .iter()
+            .flat_map(|tls| sockets.of(true).map(|listener| (listener, Door::Tls(tls.as_ref().clone()))));
         let mut doors = Vec::new();
         for (listener, door) in clear.chain(by_tls) {
             let listener = listener.try_clone()?;

@@ -62,7 +62,9 @@ enum Content {
 
 impl Journal {
     /// Starts the thread that hands events to `layer`.
-    pub(super) fn start(layer: impl Layer<tracing_subscriber::Registry> + Send + Sync + 'static) -> io::Result<Journal> {
+    pub(super) fn start(
+        layer: impl Layer<tracing_subscriber::Registry> + Send + Sync + 'static,
+    ) -> io::Result<Journal> {
         let journal = Journal(Arc::default());
         let own = journal.clone();
         let inner = Dispatch::new(tracing_subscriber::registry().with(layer));
@@ -234,7 +236,9 @@ mod tests {
         journal.flush();
         let got = got.lock().unwrap();
         let first = &got[0];
-        for part in ["WARN ", "app=\"a\"", "status=200", "code=-1", "ok=true", "path=\"/x\"", "message=\"first\""] {
+        for part in
+            ["WARN ", "app=\"a\"", "status=200", "code=-1", "ok=true", "path=\"/x\"", "message=\"first\""]
+        {
             assert!(first.contains(part), "{first} lacks {part}");
         }
         let whole = got.iter().filter(|line| line.contains(&large)).count();

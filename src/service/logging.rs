@@ -42,7 +42,8 @@ impl Log {
             LogFormat::Json => Box::new(fmt::layer().json().with_writer(lines.clone())),
             LogFormat::Text => text(&lines),
             LogFormat::Journald => {
-                let found = open_journal().map_err(|error| format!("log.format is journald, but: {error}"))?;
+                let found =
+                    open_journal().map_err(|error| format!("log.format is journald, but: {error}"))?;
                 Box::new(journal.insert(found).layer())
             }
             // systemd says so when standard error is the journal (systemd.exec(5), JOURNAL_STREAM).

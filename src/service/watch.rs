@@ -26,6 +26,8 @@ const EXTENSION: Duration = Duration::from_secs(30);
 /// For so long they may seem to get on nowhere.
 const STANDSTILL_MAX: Duration = Duration::from_secs(60);
 
+const OPENING: &str = "opening the store";
+
 /// What is proved.
 #[derive(Clone)]
 pub(super) struct Pipeline {
@@ -80,6 +82,8 @@ impl Watch {
 
     /// The house is opened, for the first time or again.
     pub(super) fn opening(&self) {
+        systemd::extend(EXTENSION);
+        systemd::status(OPENING);
         self.turn(Phase::Opening);
     }
 
@@ -143,7 +147,7 @@ impl Watch {
                 (look.proof, look.last_told, passage) = (None, String::new(), Passage::new());
             }
             match phase {
-                Phase::Opening => passage.go_on("opening the store", Instant::now()),
+                Phase::Opening => passage.go_on(OPENING, Instant::now()),
                 Phase::Closing(until) => passage.go_on("stopping: what is under way is finished", until),
                 Phase::Open(pipeline) => {
                     look.at(&pipeline, refused.as_deref());

@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -142,6 +143,8 @@ pub(crate) struct Setup {
     data_dir: Option<PathBuf>,
     config: Option<String>,
     listen: Option<String>,
+    flags: Vec<String>,
+    listens_by_file: bool,
 }
 
 impl Setup {
@@ -175,9 +178,21 @@ impl Setup {
         self
     }
 
+    /// Starts it with this flag.
+    pub(crate) fn flag(mut self, flag: &str) -> Setup {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
     /// Listens there instead of at any free port.
     pub(crate) fn listen(mut self, address: &str) -> Setup {
         self.listen = Some(address.to_owned());
+        self
+    }
+
+    /// Listens where the configuration file says.
+    pub(crate) fn listen_by_file(mut self) -> Setup {
+        self.listens_by_file = true;
         self
     }
 
@@ -217,13 +232,14 @@ type Lines = Arc<Mutex<Vec<String>>>;
 fn launch(setup: &Setup, dir: &Path) -> (Process, Lines, SocketAddr) {
     let mut words = setup.prefix.iter().map(String::as_str).chain([PICLOUD]);
     let mut command = Command::new(words.next().unwrap());
-    command.args(words).args([
-        "serve",
-        "--listen",
-        setup.listen.as_deref().unwrap_or("127.0.0.1:0"),
-        "--data-dir",
-    ]);
-    command.arg(setup.data_dir.clone().unwrap_or_else(|| dir.join("data")));
+    command.args(words).arg("serve");
+    if !setup.listens_by_file {
+        command.args(["--listen", setup.listen.as_deref().unwrap_or("127.0.0.1:0")]);
+    }
+    command
+        .arg("--data-dir")
+        .arg(setup.data_dir.clone().unwrap_or_else(|| dir.join("data")))
+        .args(&setup.flags);
     if let Some(text) = &setup.config {
         let file = dir.join("picloud.toml");
         fs::write(&file, text).unwrap();
@@ -235,11 +251,7 @@ fn launch(setup: &Setup, dir: &Path) -> (Process, Lines, SocketAddr) {
     }
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut process = Process(child);
-    let lines = Lines::default();
-    let (stderr, kept) = (process.0.stderr.take().unwrap(), lines.clone());
-    thread::spawn(move || {
-        BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| kept.lock().unwrap().push(line));
-    });
+    let lines = lines_of(&mut process);
     let address = until("the daemon's ready line", || {
         let ended = process.0.try_wait().unwrap();
         assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", lines.lock().unwrap().join("\n"));
@@ -248,6 +260,55 @@ fn launch(setup: &Setup, dir: &Path) -> (Process, Lines, SocketAddr) {
         Some(url.split_whitespace().next()?.parse().unwrap())
     });
     (process, lines, address)
+}
+
+/// What a process writes to standard error from now on.
+fn lines_of(process: &mut Process) -> Lines {
+    let lines = Lines::default();
+    let (stderr, kept) = (process.0.stderr.take().unwrap(), lines.clone());
+    thread::spawn(move || {
+        BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| kept.lock().unwrap().push(line));
+    });
+    lines
+}
+
+/// A process that was handed sockets as systemd does it (sd_listen_fds(3)).
+pub(crate) struct Activated {
+    _process: Process,
+    lines: Lines,
+}
+
+impl Activated {
+    /// Runs the program with these arguments on at most two sockets, which have these names.
+    #[track_caller]
+    pub(crate) fn start(args: &str, sockets: &[(&TcpListener, &str)], env: &[(&str, &str)]) -> Activated {
+        let handed = |number: usize| match sockets.get(number) {
+            Some((socket, _)) => Stdio::from(OwnedFd::from(socket.try_clone().unwrap())),
+            None => Stdio::null(),
+        };
+        let names: Vec<&str> = sockets.iter().map(|(_, name)| *name).collect();
+        // The shell moves them to where systemd puts them, and becomes the program: so the number of the process is right.
+        let script = format!(
+            "exec 3<&0 4<&1 </dev/null >/dev/null; export LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={}; exec {PICLOUD} {args}",
+            sockets.len(),
+            names.join(":"),
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).env_clear().envs(env.iter().copied());
+        let child = command.stdin(handed(0)).stdout(handed(1)).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = Process(child);
+        let lines = lines_of(&mut process);
+        Activated { _process: process, lines }
+    }
+
+    /// The line that says where it listens.
+    #[track_caller]
+    pub(crate) fn ready_line(&self) -> String {
+        until("the ready line", || {
+            let lines = self.lines.lock().unwrap();
+            lines.iter().find(|line| line.contains("ready on")).cloned()
+        })
+    }
 }
 
 /// A running daemon with its directory.
@@ -263,6 +324,12 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn start() -> Daemon {
         Setup::default().start()
+    }
+
+    /// Runs the program against it, with the device's key.
+    #[track_caller]
+    pub(crate) fn cli(&self, args: &[&str]) -> Ran {
+        picloud(args, &[("PICLOUD_URL", &self.url()), ("PICLOUD_API_KEY", KEY)])
     }
 
     /// What it wrote to standard error.
