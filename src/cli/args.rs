@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes,
-    scripts, sdk, secrets, serve, triggers,
+    apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, man, outbox,
+    routes, scripts, sdk, secrets, serve, triggers,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -129,6 +129,12 @@ pub(super) enum Command {
     /// Serve a page that tells why the daemon does not start, on the sockets that systemd hands over
     #[command(hide = true)]
     Rescue,
+    /// Print a manual page
+    #[command(hide = true)]
+    Man {
+        /// The page
+        page: man::Page,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -23,6 +23,7 @@ mod key;
 mod keys;
 mod kv;
 mod logs;
+mod man;
 mod outbox;
 mod render;
 mod routes;

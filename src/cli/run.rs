@@ -17,8 +17,8 @@ use super::serve::Order;
 use super::session::Session;
 use super::trust::Trust;
 use super::{
-    apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, outbox, routes,
-    scripts, sdk, secrets, serve, status, triggers,
+    apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, man, outbox,
+    routes, scripts, sdk, secrets, serve, status, triggers,
 };
 
 /// Where the daemon is when nobody says otherwise.
@@ -112,6 +112,10 @@ fn dispatch(
         Command::Serve(args) => {
             return serve::run(args, world.environment, out, daemon, offline.cannot_start);
         }
+        Command::Man { page } => {
+            man::write(page, out)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Rescue => return Ok((offline.rescue)()),
         Command::Completions { shell } => {
             // Rendered first: the generator panics if its writer fails, as a closed pipe does.
@@ -152,7 +156,8 @@ fn usual_url() -> String {
 /// The verbs that are clients.
 fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
     match command {
-        Command::Serve(_) | Command::Rescue | Command::Completions { .. } | Command::Sdk(_) => Ok(()),
+        Command::Serve(_) | Command::Rescue | Command::Man { .. } => Ok(()),
+        Command::Completions { .. } | Command::Sdk(_) => Ok(()),
         Command::Resume => status::resume(session),
         Command::App { verb } => apps::run(session, verb),
         Command::Domain { verb } => domains::run(session, verb),

@@ -65,6 +65,15 @@ impl Layers {
         }
     }
 
+    /// Another default, if there is one that is allowed.
+    pub(super) fn lay_default(&mut self, key: &str, value: Option<&str>) {
+        let value =
+            value.map(Value::from).filter(|value| rules::rule(key).is_some_and(|rule| rule.allows(value)));
+        if let (Some(value), Some((stands, Origin::Default))) = (value, self.0.get_mut(key)) {
+            *stands = value;
+        }
+    }
+
     /// Settings for scripts have names of their own, and are so many at the most.
     fn check_setting(&self, key: &str, origin: &Origin) -> Result<(), Error> {
         let Some(name) = rules::setting(key) else { return Ok(()) };

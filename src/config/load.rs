@@ -10,6 +10,10 @@ use super::{Config, file, rules};
 /// Where the configuration is when nobody says otherwise; it need not exist.
 pub const DEFAULT_PATH: &str = "/etc/picloud/picloud.toml";
 
+/// The variable with the directory that systemd gives to a service for its data (systemd.exec(5), StateDirectory=). It is
+/// the default there.
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+
 /// What the command line says; it beats everything else.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overrides {
@@ -124,6 +128,10 @@ pub(super) fn assemble(
     flags: Overrides,
 ) -> Result<Config, Error> {
     for (name, text) in environment {
+        if name == STATE_DIRECTORY {
+            layers.lay_default("server.data_dir", text.to_str().filter(|path| !path.contains(':')));
+            continue;
+        }
         lay_variable(&mut layers, &name, &text)?;
     }
     let mut config = layers.finish()?;

@@ -25,6 +25,7 @@ mod watch;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -410,7 +411,10 @@ fn announce(sockets: &Sockets, began: Instant) {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ready_ms, "ready on {urls}");
     if let Some(directory) = runtime_directory() {
         // `picloud` asks at 127.0.0.1:8080 without it. What ended the daemon before is over.
-        let _ = std::fs::write(directory.join("url"), here(sockets));
+        let url = directory.join("url");
+        let _ = std::fs::write(&url, here(sockets));
+        // It is no secret, whatever the umask says.
+        let _ = std::fs::set_permissions(url, PermissionsExt::from_mode(0o644));
         let _ = std::fs::remove_file(directory.join(REASON));
     }
 }
