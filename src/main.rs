@@ -8,6 +8,7 @@ fn main() -> ExitCode {
         restore: picloud::service::restore_offline,
         reference: picloud::script::reference,
         markdown: picloud::script::markdown,
+        schema: picloud::store::SCHEMA,
         rescue: picloud::service::rescue,
         cannot_start: |why| picloud::service::cannot_start(why, None),
     };

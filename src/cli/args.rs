@@ -129,6 +129,9 @@ pub(super) enum Command {
     /// Serve a page that tells why the daemon does not start, on the sockets that systemd hands over
     #[command(hide = true)]
     Rescue,
+    /// Print the number of the schema that this program's data have
+    #[command(hide = true)]
+    Schema,
     /// Print a manual page
     #[command(hide = true)]
     Man {

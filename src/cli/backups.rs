@@ -37,6 +37,8 @@ pub struct Offline {
     pub reference: fn() -> Vec<Chapter>,
     /// The same as a Markdown page.
     pub markdown: fn(&[Chapter]) -> String,
+    /// The number of the schema that is written.
+    pub schema: u32,
     /// Serves the page that tells why there is no daemon.
     pub rescue: fn() -> ExitCode,
     /// Told why the daemon was not started.

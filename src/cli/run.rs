@@ -116,6 +116,10 @@ fn dispatch(
             man::write(page, out)?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Schema => {
+            writeln!(out, "{}", offline.schema)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Rescue => return Ok((offline.rescue)()),
         Command::Completions { shell } => {
             // Rendered first: the generator panics if its writer fails, as a closed pipe does.
@@ -156,7 +160,7 @@ fn usual_url() -> String {
 /// The verbs that are clients.
 fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
     match command {
-        Command::Serve(_) | Command::Rescue | Command::Man { .. } => Ok(()),
+        Command::Serve(_) | Command::Rescue | Command::Man { .. } | Command::Schema => Ok(()),
         Command::Completions { .. } | Command::Sdk(_) => Ok(()),
         Command::Resume => status::resume(session),
         Command::App { verb } => apps::run(session, verb),

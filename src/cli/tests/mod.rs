@@ -25,6 +25,7 @@ const OFFLINE: Offline = Offline {
     restore: |_, _| Ok(json!({})),
     reference: sdk::reference,
     markdown: |chapters| format!("{} chapters\n", chapters.len()),
+    schema: 4,
     rescue: || ExitCode::SUCCESS,
     cannot_start: |_| (),
 };
