@@ -60,7 +60,10 @@ impl Machine {
         let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
         let drive = format!("file={},if=virtio,format=raw,snapshot=on", path("root.ext4"));
         let qemu = Command::new("qemu-system-x86_64")
-            .args(["-accel", &std::env::var("PICLOUD_QEMU_ACCEL").unwrap_or_else(|_| "tcg,thread=multi".into())])
+            .args([
+                "-accel",
+                &std::env::var("PICLOUD_QEMU_ACCEL").unwrap_or_else(|_| "tcg,thread=multi".into()),
+            ])
             .args(["-cpu", "max", "-smp", "2", "-m", "512", "-nographic", "-no-reboot"])
             .args(["-kernel", &path("vmlinuz"), "-initrd", &path("initrd.img")])
             .args(["-append", "root=/dev/vda rw console=ttyS0 panic=-1 quiet"])
@@ -93,7 +96,14 @@ impl Machine {
         let port = if program == "scp" { "-P" } else { "-p" };
         command
             .args(["-i", self.directory.join("key").to_str().unwrap(), port, &self.ssh_port.to_string()])
-            .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
+            .args([
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+                "-o",
+                "LogLevel=ERROR",
+            ])
             .args(["-o", "ConnectTimeout=10", "-o", "ControlMaster=auto", "-o", "ControlPersist=600"])
             .args(["-o", &format!("ControlPath={}", self.control.display())]);
         command
@@ -102,7 +112,8 @@ impl Machine {
     /// Runs a command of a shell on it, as root; both outputs are one.
     pub(crate) fn run(&self, command: &str) -> Ran {
         let mut ssh = self.ssh("ssh");
-        let output = ssh.args(["root@127.0.0.1", &format!("{{ {command}\n}} 2>&1")]).stdin(Stdio::null()).output();
+        let output =
+            ssh.args(["root@127.0.0.1", &format!("{{ {command}\n}} 2>&1")]).stdin(Stdio::null()).output();
         Ran::of(&output.unwrap())
     }
 
@@ -132,7 +143,8 @@ impl Machine {
     /// Puts a file of this machine onto it.
     #[track_caller]
     pub(crate) fn put(&self, file: &Path, to: &str) {
-        let output = self.ssh("scp").args([file.to_str().unwrap(), &format!("root@127.0.0.1:{to}")]).output().unwrap();
+        let output =
+            self.ssh("scp").args([file.to_str().unwrap(), &format!("root@127.0.0.1:{to}")]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
