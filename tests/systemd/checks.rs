@@ -291,9 +291,10 @@ fn out_of_memory(machine: &Machine) {
         "MemoryMax=40M\nMemoryHigh=infinity\nMemorySwapMax=0\nEnvironment=PICLOUD_SCRIPTS_LIMITS_MAX_MEMORY_BYTES=67108864 PICLOUD_SCRIPTS_LIMITS_MAX_STRING_BYTES=4194304",
     );
     let before = restarts(machine);
-    machine.write("/root/eat.rhai", "let all = []; for n in 0..14 { let s = \"x\"; s.pad(4000000, \"x\"); all.push(s); } all.len()");
+    machine.write("/root/eat.rhai", "let s = \"0123456789abcdef\"; for n in 0..17 { s += s; } let all = []; for n in 0..28 { all.push(s + n.to_string()); } all.len()");
     machine.sh("picloud deploy /root/eat.rhai --route 'POST /eat'");
-    machine.run("curl -s -m 30 -X POST http://127.0.0.1/eat");
+    let answer = machine.run("curl -s -m 30 -X POST http://127.0.0.1/eat").out;
+    println!("    the caller heard {answer:?}");
     until("a restart", || (restarts(machine) > before).then_some(()));
     machine.until_says("journalctl -u picloud --no-pager -n 60", "oom-kill");
     machine.until_says("curl -s http://127.0.0.1/hello/you", "you");
