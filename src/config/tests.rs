@@ -56,6 +56,19 @@ fn flags_beat_the_environment_beats_the_file_beats_the_default() {
 }
 
 #[test]
+fn the_directory_that_systemd_gives_is_the_default() {
+    let data_dir = |text: &str, state: &str, flags: Overrides| {
+        let config = load(text, &[("STATE_DIRECTORY", state)], flags).unwrap();
+        config.server.data_dir.to_str().unwrap().to_owned()
+    };
+    assert_eq!(data_dir("", "/var/lib/picloud", Overrides::default()), "/var/lib/picloud");
+    assert_eq!(data_dir("[server]\ndata_dir = \"/x\"", "/var/lib/picloud", Overrides::default()), "/x");
+    assert_eq!(data_dir("", "/a:/b", Overrides::default()), "./picloud-data", "there are two: neither");
+    let flags = Overrides { data_dir: Some("/y".into()), ..Overrides::default() };
+    assert_eq!(data_dir("", "/var/lib/picloud", flags), "/y");
+}
+
+#[test]
 fn every_type_is_read_from_the_environment() {
     let environment = [
         ("PICLOUD_MANAGEMENT_ALLOW", "203.0.113.0/24,2001:db8::1"),

@@ -250,6 +250,8 @@ impl<'a> Caretaker<'a> {
                 (Err(error), Some((config, sockets))) => {
                     self.startup.config = config;
                     self.sockets.become_these(sockets);
+                    // It was in force before.
+                    let _ = self.log.set_level(&self.startup.config.log);
                     self.refuse(&error.to_string());
                     continue;
                 }
@@ -257,17 +259,22 @@ impl<'a> Caretaker<'a> {
             };
             self.watch.open(house.pipeline());
             let trial = house.trial.clone();
+            let dispatch = house.dispatch.clone();
             match self.live(&mut house, &mut before) {
-                why @ (Closing::Reopen | Closing::Refit) => match house.close(why, &self.watch) {
-                    Closing::Reopen => {
-                        self.premises.swap_in(UnixMs::now())?;
-                        start = Start::OnTrial;
+                why @ (Closing::Reopen | Closing::Refit) => {
+                    // An operator may have ended safe mode.
+                    self.is_safe = dispatch.is_resting();
+                    match house.close(why, &self.watch) {
+                        Closing::Reopen => {
+                            self.premises.swap_in(UnixMs::now())?;
+                            start = Start::OnTrial;
+                        }
+                        Closing::Broken(error) => return Err(error),
+                        // A restored store that has not served yet begins its trial anew.
+                        Closing::Refit | Closing::Asked if trial.is_on() => start = Start::OnTrial,
+                        Closing::Refit | Closing::Asked => start = Start::Ordinary,
                     }
-                    Closing::Broken(error) => return Err(error),
-                    // A restored store that has not served yet begins its trial anew.
-                    Closing::Refit | Closing::Asked if trial.is_on() => start = Start::OnTrial,
-                    Closing::Refit | Closing::Asked => start = Start::Ordinary,
-                },
+                }
                 why => {
                     let closed = house.close(why, &self.watch);
                     self.watch.over();
@@ -288,7 +295,7 @@ impl<'a> Caretaker<'a> {
             match house.live(signals) {
                 Event::Close(why) => return why,
                 Event::Reload => match self.reload(house) {
-                    Reloaded::Done => {}
+                    Reloaded::Done(_) => {}
                     Reloaded::Reopen(was) => {
                         *before = Some(*was);
                         return Closing::Refit;

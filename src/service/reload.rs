@@ -11,8 +11,8 @@ use crate::config::Config;
 
 /// What a reload came to.
 pub(super) enum Reloaded {
-    /// All is said and done.
-    Done,
+    /// All is said and done; what is not as it should be, if anything.
+    Done(Option<String>),
     /// The house is to be opened again; this is what it is served by until then.
     Reopen(Box<(Config, Sockets)>),
 }
@@ -24,14 +24,14 @@ impl Caretaker<'_> {
         let planned = self.startup.source.load().map_err(|error| error.to_string());
         match planned.and_then(|config| self.go_over_to(config, house)) {
             Ok(Reloaded::Reopen(was)) => Reloaded::Reopen(was),
-            Ok(Reloaded::Done) => {
+            Ok(Reloaded::Done(complaint)) => {
                 tracing::info!("the configuration is in force");
-                self.watch.reloaded(None);
-                Reloaded::Done
+                self.watch.reloaded(complaint);
+                Reloaded::Done(None)
             }
             Err(why) => {
                 self.refuse(&why);
-                Reloaded::Done
+                Reloaded::Done(None)
             }
         }
     }
@@ -39,7 +39,7 @@ impl Caretaker<'_> {
     /// The configuration that is there is not the one that is served by.
     pub(super) fn refuse(&self, why: &str) {
         tracing::error!("the changed configuration is refused, the one before goes on: {why}");
-        self.watch.reloaded(Some(why.to_owned()));
+        self.watch.reloaded(Some(format!("the changed configuration is refused: {why}")));
     }
 
     fn go_over_to(&mut self, config: Config, house: &mut House) -> Result<Reloaded, String> {
@@ -86,13 +86,12 @@ impl Caretaker<'_> {
         house.open_doors(&config, &sockets).map_err(|error| error.to_string())?;
         self.sockets.become_these(sockets);
         self.startup.config = config;
-        match certificates.filter(|_| stays) {
-            Some(tls) => {
-                tls.read_files();
-                tls.bad_files().first().map_or(Ok(Reloaded::Done), |bad| Err(bad.clone()))
-            }
-            None => Ok(Reloaded::Done),
-        }
+        let complaint = certificates.filter(|_| stays).and_then(|tls| {
+            tls.read_files();
+            // What it was is served on.
+            tls.bad_files().into_iter().next()
+        });
+        Ok(Reloaded::Done(complaint))
     }
 }
 

@@ -14,7 +14,7 @@ use sd_notify::{NotifyState, notify, notify_with_fds, watchdog_enabled};
 /// Bytes of a status line.
 const LINE_BYTES_MAX: usize = 400;
 /// How the names of kept sockets begin.
-const KEPT: &str = "picloud-";
+const KEPT: &str = "kept-";
 
 /// Whether somebody listens.
 pub(super) fn is_there() -> bool {
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn names_of_kept_sockets() {
         let name = name_of("[::1]:8080".parse().unwrap());
-        assert_eq!(name, "picloud-[__1]_8080");
-        assert!(is_kept(&name) && !is_kept("picloud.socket"));
+        assert_eq!(name, "kept-[__1]_8080");
+        assert!(is_kept(&name) && !is_kept("picloud-rescue.socket"));
     }
 }

@@ -51,8 +51,8 @@ struct Shared {
 struct State {
     phase: Phase,
     is_new: bool,
-    /// Why the configuration that is there now is not the one that is served by.
-    refused: Option<String>,
+    /// What the last reload complained of.
+    complaint: Option<String>,
     starts: Starts,
 }
 
@@ -71,7 +71,7 @@ enum Phase {
 impl Watch {
     /// Begins to watch a house that is being opened, if systemd wants to know.
     pub(super) fn start(starts: Starts) -> std::io::Result<Watch> {
-        let state = State { phase: Phase::Opening, is_new: true, refused: None, starts };
+        let state = State { phase: Phase::Opening, is_new: true, complaint: None, starts };
         let watch = Watch(Arc::new(Shared { state: Mutex::new(state), news: Condvar::new() }));
         if systemd::is_there() {
             let own = watch.clone();
@@ -89,8 +89,8 @@ impl Watch {
 
     /// The house is open. Tells systemd, with how things are.
     pub(super) fn open(&self, pipeline: Pipeline) {
-        let refused = self.lock().refused.clone();
-        systemd::ready(&describe(&pipeline, refused.as_deref()));
+        let complaint = self.lock().complaint.clone();
+        systemd::ready(&describe(&pipeline, complaint.as_deref()));
         self.turn(Phase::Open(Box::new(pipeline)));
     }
 
@@ -104,11 +104,11 @@ impl Watch {
         self.turn(Phase::Over);
     }
 
-    /// The configuration was read again: `refused` tells why it is not the one that is served by. Tells systemd.
-    pub(super) fn reloaded(&self, refused: Option<String>) {
+    /// The configuration was read again, with this complaint if any. Tells systemd.
+    pub(super) fn reloaded(&self, complaint: Option<String>) {
         let pipeline = {
             let mut state = self.lock();
-            state.refused = refused;
+            state.complaint = complaint;
             match &state.phase {
                 Phase::Open(pipeline) => pipeline.clone(),
                 // Whoever opens the house will tell.
@@ -142,7 +142,7 @@ impl Watch {
         let mut look = Look { period, proof: None, last_told: String::new(), was_resting: false };
         let mut passage = Passage::new();
         loop {
-            let (phase, is_new, refused) = self.next(beat);
+            let (phase, is_new, complaint) = self.next(beat);
             if is_new {
                 (look.proof, look.last_told, passage) = (None, String::new(), Passage::new());
             }
@@ -150,7 +150,7 @@ impl Watch {
                 Phase::Opening => passage.go_on(OPENING, Instant::now()),
                 Phase::Closing(until) => passage.go_on("stopping: what is under way is finished", until),
                 Phase::Open(pipeline) => {
-                    look.at(&pipeline, refused.as_deref());
+                    look.at(&pipeline, complaint.as_deref());
                     if std::mem::replace(&mut look.was_resting, pipeline.dispatch.is_resting())
                         && !look.was_resting
                     {
@@ -168,7 +168,7 @@ impl Watch {
         let waited = self.0.news.wait_timeout_while(state, beat, |state| !state.is_new);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
         let is_new = std::mem::take(&mut state.is_new);
-        (state.phase.clone(), is_new, state.refused.clone())
+        (state.phase.clone(), is_new, state.complaint.clone())
     }
 }
 
@@ -181,9 +181,9 @@ struct Look {
 }
 
 impl Look {
-    fn at(&mut self, pipeline: &Pipeline, refused: Option<&str>) {
+    fn at(&mut self, pipeline: &Pipeline, complaint: Option<&str>) {
         self.prove(pipeline);
-        let text = describe(pipeline, refused);
+        let text = describe(pipeline, complaint);
         if text != self.last_told {
             systemd::status(&text);
             self.last_told = text;
@@ -255,7 +255,7 @@ fn writes(pipeline: &Pipeline) -> u64 {
 }
 
 /// How an open house is, in a line.
-fn describe(pipeline: &Pipeline, refused: Option<&str>) -> String {
+fn describe(pipeline: &Pipeline, complaint: Option<&str>) -> String {
     let Pipeline { store, dispatch, .. } = pipeline;
     let (ready, ..) = dispatch.waiting();
     let due = ready + dispatch.executor().load().0;
@@ -268,8 +268,8 @@ fn describe(pipeline: &Pipeline, refused: Option<&str>) -> String {
         text += "CARD FULL; ";
     }
     text += &format!("{scripts} scripts, {due} due, {dead} dead");
-    if let Some(why) = refused {
-        text += &format!("; the changed configuration is refused: {why}");
+    if let Some(complaint) = complaint {
+        text += &format!("; {complaint}");
     }
     text
 }

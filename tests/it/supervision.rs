@@ -107,7 +107,7 @@ fn opening_asks_for_the_time_that_it_takes() {
     }
     assert!(told.iter().any(|told| told == "EXTEND_TIMEOUT_USEC=30000000"), "{told:?}");
     assert!(told.iter().any(|told| told == "STATUS=opening the store"), "{told:?}");
-    let kept = told.iter().any(|told| told.starts_with("FDSTORE=1\nFDNAME=picloud-127.0.0.1_"));
+    let kept = told.iter().any(|told| told.starts_with("FDSTORE=1\nFDNAME=kept-127.0.0.1_"));
     assert!(kept, "its sockets are kept over a restart: {told:?}");
 }
 
@@ -216,7 +216,7 @@ fn kept_sockets_are_taken_over_where_they_are_wanted() {
     let args = format!("serve --listen {address} --data-dir {}", dir.path().join("data").display());
     let notify = manager.file("notify.sock");
     let env = [("NOTIFY_SOCKET", notify.to_str().unwrap())];
-    let daemon = Activated::start(&args, &[(&wanted, "picloud-a"), (&unwanted, "picloud-b")], &env);
+    let daemon = Activated::start(&args, &[(&wanted, "kept-a"), (&unwanted, "kept-b")], &env);
     assert!(
         daemon.ready_line().ends_with(&format!("http://{address}"))
             || daemon.ready_line().contains(&format!("http://{address} "))
@@ -302,7 +302,7 @@ fn the_page_tells_why_there_is_no_daemon() {
     let address = socket.local_addr().unwrap();
     let _page = Activated::start(
         "rescue",
-        &[(&socket, "http")],
+        &[(&socket, "picloud-rescue.socket")],
         &[("RUNTIME_DIRECTORY", dir.path().to_str().unwrap())],
     );
     let answer = crate::http::Request::new(address, "POST", "/any/where").body("x").send();

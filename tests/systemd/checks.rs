@@ -288,7 +288,7 @@ fn watchdog_busy(machine: &Machine) {
 fn out_of_memory(machine: &Machine) {
     drop_in(
         machine,
-        "MemoryMax=40M\nMemoryHigh=infinity\nMemorySwapMax=0\nEnvironment=PICLOUD_SCRIPTS_LIMITS_MAX_MEMORY_BYTES=67108864 PICLOUD_SCRIPTS_LIMITS_MAX_STRING_BYTES=4194304",
+        "MemoryMax=40M\nMemoryHigh=infinity\nMemorySwapMax=0\nEnvironment=PICLOUD_SCRIPTS_LIMITS_MAX_MEMORY_BYTES=67108864 PICLOUD_SCRIPTS_LIMITS_MAX_STRING_BYTES=67108864 PICLOUD_SCRIPTS_CEILINGS_MAX_STRING_BYTES=67108864",
     );
     let before = restarts(machine);
     machine.write("/root/eat.rhai", "let s = \"0123456789abcdef\"; for n in 0..17 { s += s; } let all = []; for n in 0..28 { all.push(s + n.to_string()); } all.len()");
