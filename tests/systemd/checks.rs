@@ -288,10 +288,13 @@ fn watchdog_busy(machine: &Machine) {
 fn out_of_memory(machine: &Machine) {
     drop_in(
         machine,
-        "MemoryMax=40M\nMemoryHigh=infinity\nMemorySwapMax=0\nEnvironment=PICLOUD_SCRIPTS_LIMITS_MAX_MEMORY_BYTES=67108864 PICLOUD_SCRIPTS_LIMITS_MAX_STRING_BYTES=67108864 PICLOUD_SCRIPTS_CEILINGS_MAX_STRING_BYTES=67108864",
+        "MemoryMax=40M\nMemoryHigh=infinity\nMemorySwapMax=0\nEnvironment=PICLOUD_SCRIPTS_LIMITS_MAX_MEMORY_BYTES=67108864 PICLOUD_SCRIPTS_LIMITS_MAX_STRING_BYTES=4194304",
     );
     let before = restarts(machine);
-    machine.write("/root/eat.rhai", "let s = \"0123456789abcdef\"; for n in 0..17 { s += s; } let all = []; for n in 0..28 { all.push(s + n.to_string()); } all.len()");
+    // 28 values of 2 MiB each, more than the group may have and less than a script may.
+    let values: String = (0..28).map(|n| format!("let v{n} = s + \"{n}\"; ")).collect();
+    let source = format!("let s = \"0123456789abcdef\"; for n in 0..17 {{ s += s; }} {values} sleep(1.0); 1");
+    machine.write("/root/eat.rhai", &source);
     machine.sh("picloud deploy /root/eat.rhai --route 'POST /eat'");
     let answer = machine.run("curl -s -m 30 -X POST http://127.0.0.1/eat").out;
     println!("    the caller heard {answer:?}");
