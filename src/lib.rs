@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod device;
 pub mod dispatch;
 pub mod http;
 pub mod model;

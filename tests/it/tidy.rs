@@ -12,9 +12,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("script", &["model", "store"]),
     ("dispatch", &["model", "store", "script"]),
-    ("http", &["model", "store", "script", "dispatch"]),
-    ("service", &["model", "store", "script", "dispatch", "http", "config"]),
-    ("cli", &["model", "config"]),
+    ("device", &["model", "config"]),
+    ("http", &["model", "store", "script", "dispatch", "device"]),
+    ("service", &["model", "store", "script", "dispatch", "http", "device", "config"]),
+    ("cli", &["model", "config", "device"]),
     ("config", &[]),
 ];
 
