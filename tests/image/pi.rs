@@ -1,0 +1,235 @@
+//! A Raspberry Pi 3 in qemu, switched on with a card: its console, and its network on this machine's loopback.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Kit;
+use crate::card::Card;
+
+/// Nothing that is waited for takes longer, on an emulated board.
+const PATIENCE: Duration = Duration::from_secs(420);
+/// A shell of root on the serial line, beside what a person sees there.
+pub(crate) const SHELL: &str =
+    "systemd.debug_shell=1 systemd.default_debug_tty=ttyS1 systemd.mask=serial-getty@ttyS1.service";
+
+/// The program of this machine, as the client.
+const PICLOUD: &str = env!("CARGO_BIN_EXE_picloud");
+
+/// A board that is on; it goes when this does.
+pub(crate) struct Pi {
+    qemu: Child,
+    console: UnixStream,
+    log: PathBuf,
+    port: u16,
+    began: Instant,
+}
+
+/// Asks `look` until it finds something.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(300));
+    }
+}
+
+impl Pi {
+    /// Switches it on with a card.
+    pub(crate) fn boot(kit: &Kit, card: &Card) -> Pi {
+        Pi::boot_with(kit, &format!("file={},if=sd,format=raw", card.path.display()), &card.path)
+    }
+
+    /// Switches it on with a drive as qemu describes it; its logs are named after `card`.
+    pub(crate) fn boot_with(kit: &Kit, drive: &str, card: &Path) -> Pi {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (socket, log) = (card.with_extension("tty"), card.with_extension("log"));
+        let _ = fs::remove_file(&socket);
+        let firmware = |name: &str| kit.firmware.join(name).to_str().unwrap().to_owned();
+        let tty = format!(
+            "socket,id=tty,path={},server=on,wait=off,logfile={},logappend=on",
+            socket.display(),
+            log.display()
+        );
+        let network = format!("user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:80");
+        let qemu = Command::new("qemu-system-aarch64")
+            .args(["-M", "raspi3b", "-display", "none", "-monitor", "none"])
+            .args(["-kernel", &firmware("u-boot.bin"), "-dtb", &firmware("board.dtb")])
+            .args(["-drive", drive, "-netdev", &network, "-device", "usb-net,netdev=n"])
+            .args(["-chardev", &tty, "-serial", "null", "-serial", "chardev:tty"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let console = until("the serial line", || UnixStream::connect(&socket).ok());
+        console.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        Pi { qemu, console, log, port, began: Instant::now() }
+    }
+
+    /// Since it was switched on.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// What it wrote to the serial line since it was switched on with this card for the first time.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the serial line says something after its first `from` bytes; gives where that ends.
+    #[track_caller]
+    pub(crate) fn until_logs(&mut self, wanted: &str, from: usize) -> usize {
+        let log = self.log.clone();
+        until(wanted, || {
+            self.drain();
+            let text = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
+            text.get(from..)?.find(wanted).map(|at| from + at + wanted.len())
+        })
+    }
+
+    /// Takes what came, so that the board's serial line never waits for us.
+    fn drain(&mut self) -> Vec<u8> {
+        let (mut all, mut some) = (Vec::new(), [0; 4096]);
+        while let Ok(count) = self.console.read(&mut some) {
+            if count == 0 {
+                break;
+            }
+            all.extend_from_slice(&some[..count]);
+        }
+        all
+    }
+
+    /// Runs a line in the shell on the serial line; gives what it said, and its exit code.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, line: &str) -> (String, i32) {
+        self.drain();
+        let mark = format!("END{}", self.began.elapsed().as_nanos());
+        // The mark is put together there, so that its echo is not taken for it.
+        let (head, tail) = mark.split_at(3);
+        writeln!(self.console, "{line}; echo {head}''{tail} $?").unwrap();
+        let mut said = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            assert!(
+                Instant::now() < end,
+                "{line}: no answer on the serial line, but\n{}",
+                String::from_utf8_lossy(&said)
+            );
+            said.extend(self.drain());
+            let text = String::from_utf8_lossy(&said).replace('\r', "");
+            let Some((before, after)) = text.split_once(&mark) else { continue };
+            let Some((code, _)) = after.split_once('\n') else { continue };
+            let out = before.split_once('\n').map_or("", |(_, out)| out);
+            return (out.trim().to_owned(), code.trim().parse().unwrap_or(-1));
+        }
+    }
+
+    /// Runs a line that must succeed.
+    #[track_caller]
+    pub(crate) fn sh(&mut self, line: &str) -> String {
+        let (out, code) = self.ask(line);
+        assert_eq!(code, 0, "{line}: {out}");
+        out
+    }
+
+    /// Where it is reached from here.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Asks it by curl; `None` if there is no answer, or none of success.
+    pub(crate) fn get(&self, path: &str) -> Option<String> {
+        let url = format!("{}{path}", self.url());
+        let output = Command::new("curl").args(["-sSf", "-m", "10", &url]).output().unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Waits until it answers; says how long that took since it was switched on.
+    #[track_caller]
+    pub(crate) fn until_answers(&mut self, path: &str) -> Duration {
+        until(path, || {
+            self.drain();
+            assert!(self.qemu.try_wait().unwrap().is_none(), "the board went off");
+            self.get(path)
+        });
+        self.uptime()
+    }
+
+    /// Runs the command line of this machine against it.
+    pub(crate) fn picloud(&self, key: &str, args: &[&str]) -> Output {
+        let mut command = Command::new(PICLOUD);
+        command.args(args).env("PICLOUD_URL", self.url());
+        if !key.is_empty() {
+            command.env("PICLOUD_API_KEY", key);
+        }
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The same, which must succeed.
+    #[track_caller]
+    pub(crate) fn manage(&self, key: &str, args: &[&str]) -> String {
+        let output = self.picloud(key, args);
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{args:?}: {out}{}", String::from_utf8_lossy(&output.stderr));
+        out
+    }
+
+    /// The key of this boot, from the shell on the serial line.
+    #[track_caller]
+    pub(crate) fn key(&mut self) -> String {
+        self.sh("cat /run/picloud-device/api-key")
+    }
+
+    /// Pulls the plug.
+    pub(crate) fn pull(mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+impl Drop for Pi {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+/// Runs the daemon of this machine on a data directory, and asks it something.
+#[track_caller]
+pub(crate) fn with_daemon<T>(data: &Path, ask: impl FnOnce(&dyn Fn(&str) -> String) -> T) -> T {
+    let key = "the-key-of-the-tests";
+    let log = data.with_extension("log");
+    let mut daemon = Command::new(PICLOUD)
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()])
+        .env("PICLOUD_API_KEY", key)
+        .stdin(Stdio::null())
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let url = until("a daemon on that store", || {
+        let said = fs::read_to_string(&log).unwrap();
+        assert!(daemon.try_wait().unwrap().is_none(), "{said}");
+        let (_, after) = said.split_once("ready on ")?;
+        after.split_whitespace().next().map(str::to_owned)
+    });
+    let answer = ask(&|path| {
+        let bearer = format!("authorization: Bearer {key}");
+        let output = Command::new("curl")
+            .args(["-sS", "-m", "20", "-H", &bearer, &format!("{url}{path}")])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    let _ = daemon.kill();
+    let _ = daemon.wait();
+    answer
+}
