@@ -6,6 +6,7 @@ fn main() -> ExitCode {
     let offline = picloud::cli::Offline {
         check: picloud::service::check_backup,
         restore: picloud::service::restore_offline,
+        go_back: picloud::service::go_back,
         reference: picloud::script::reference,
         markdown: picloud::script::markdown,
         schema: picloud::store::SCHEMA,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, man, outbox,
-    routes, scripts, sdk, secrets, serve, triggers,
+    apps, backups, call, certs, dead_letters, deploy, device, domains, executions, keys, kv, logs, man,
+    outbox, routes, scripts, sdk, secrets, serve, triggers, updates,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -124,6 +124,13 @@ pub(super) enum Command {
     Sdk(sdk::Args),
     /// Whether the device is well, and how long its card lasts
     Status,
+    /// Update the appliance by a file or from a URL, and wait until the new version has proved itself
+    Update(updates::UpdateArgs),
+    /// Make the appliance forget everything, as if its card were written anew
+    FactoryReset(updates::ResetArgs),
+    /// What systemd runs as root on the appliance
+    #[command(hide = true)]
+    Device(device::DeviceArgs),
     /// End safe mode: let scripts run again
     Resume,
     /// Serve a page that tells why the daemon does not start, on the sockets that systemd hands over

@@ -13,7 +13,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::args::Limit;
-use super::client::segment;
+use super::client::{Client, segment};
 use super::error::Error;
 use super::render::{Column, clean, field, text};
 use super::session::Session;
@@ -33,6 +33,8 @@ pub struct Offline {
     pub check: fn(&Path) -> Result<Value, String>,
     /// Makes a backup the store of the next start.
     pub restore: fn(&Config, &Path) -> Result<Value, String>,
+    /// Brings data back to this program's schema, with a backup if need be.
+    pub go_back: fn(&Config, &Path) -> Result<Option<String>, String>,
     /// What scripts can call.
     pub reference: fn() -> Vec<Chapter>,
     /// The same as a Markdown page.
@@ -117,7 +119,7 @@ pub(super) fn back_up(session: &mut Session<'_>, args: BackupArgs) -> Result<(),
         (None, None) => make(session, args.with_secrets),
         (None, Some(file)) => {
             let from = if args.with_secrets { "/api/v1/export?secrets=true" } else { "/api/v1/export" };
-            let found = fetch(session, from, "the export", &file)?;
+            let found = fetch(&session.client, session.offline, from, "the export", &file)?;
             session.told(format_args!("wrote {}: sound, {}", file.display(), in_words(&found)), &found)
         }
         (Some(BackupVerb::Ls(limit)), _) => {
@@ -149,24 +151,31 @@ fn download(session: &mut Session<'_>, id: &str, file: Option<PathBuf>) -> Resul
     // The name comes from the device: only its last part is a name here.
     let own = kept["file"].as_str().and_then(|name| Path::new(name).file_name()).map(PathBuf::from);
     let file = file.or(own).ok_or_else(|| Error::Failed(format!("{} has no name", named(id))))?;
-    let found = fetch(session, &format!("{}/download", path(id)), &named(id), &file)?;
+    let found =
+        fetch(&session.client, session.offline, &format!("{}/download", path(id)), &named(id), &file)?;
     session.told(format_args!("wrote {}: sound, {}", file.display(), in_words(&found)), &found)
 }
 
 /// Streams a backup into a file, which gets its name when it was checked. Tells what it is.
-fn fetch(session: &Session<'_>, from: &str, what: &str, file: &Path) -> Result<Value, Error> {
+pub(super) fn fetch(
+    client: &Client,
+    offline: Offline,
+    from: &str,
+    what: &str,
+    file: &Path,
+) -> Result<Value, Error> {
     let mut partial = file.to_owned().into_os_string();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
     let unwritten = |why: io::Error| Error::Failed(format!("cannot write {}: {why}", partial.display()));
-    let mut stream = session.client.download(from, what)?;
+    let mut stream = client.download(from, what)?;
     let written = create(&partial).and_then(|mut out| {
         io::copy(&mut stream, &mut out)?;
         out.sync_all()
     });
     let checked = written
         .map_err(unwritten)
-        .and_then(|()| (session.offline.check)(&partial).map_err(|why| unsound(file, &why)))
+        .and_then(|()| (offline.check)(&partial).map_err(|why| unsound(file, &why)))
         .and_then(|found| fs::rename(&partial, file).map(|()| found).map_err(unwritten));
     if checked.is_err() {
         // It may not have been made.

@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode
 use serde_json::Value;
 use ureq::http::{Request, Response};
 use ureq::tls::TlsConfig;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 use super::error::Error;
 use super::key::Key;
@@ -172,6 +172,26 @@ impl Client {
         }
         let bad = |why: ureq::http::Error| Error::Usage(format!("POST {path} is no HTTP request: {why}"));
         let request = self.agent.configure_request(request.body(file).map_err(bad)?);
+        let sent = self.agent.run(request.timeout_global(Some(LONG_TIMEOUT)).build());
+        self.understood(sent.map_err(|why| self.unreachable(&why))?, "POST", path, what)
+    }
+
+    /// POST of so many bytes to the API, as they are read.
+    pub(super) fn upload_from(
+        &self,
+        path: &str,
+        bytes: u64,
+        from: &mut dyn Read,
+        what: &str,
+    ) -> Result<Value, Error> {
+        let mut request = Request::builder().method("POST").uri(format!("{}{path}", self.url));
+        request = request.header("content-type", "application/octet-stream").header("content-length", bytes);
+        if let Some(secret) = &self.key.secret {
+            request = request.header("authorization", format!("Bearer {secret}"));
+        }
+        let bad = |why: ureq::http::Error| Error::Usage(format!("POST {path} is no HTTP request: {why}"));
+        let request = request.body(SendBody::from_reader(from)).map_err(bad)?;
+        let request = self.agent.configure_request(request);
         let sent = self.agent.run(request.timeout_global(Some(LONG_TIMEOUT)).build());
         self.understood(sent.map_err(|why| self.unreachable(&why))?, "POST", path, what)
     }

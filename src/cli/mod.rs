@@ -14,6 +14,7 @@ mod certs;
 mod client;
 mod dead_letters;
 mod deploy;
+mod device;
 mod domains;
 mod error;
 mod executions;
@@ -40,6 +41,7 @@ mod tests;
 mod triggers;
 mod trust;
 mod units;
+mod updates;
 
 pub use self::backups::Offline;
 pub use self::run::run;

@@ -17,8 +17,8 @@ use super::serve::Order;
 use super::session::Session;
 use super::trust::Trust;
 use super::{
-    apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, man, outbox,
-    routes, scripts, sdk, secrets, serve, status, triggers,
+    apps, backups, call, certs, dead_letters, deploy, device, domains, executions, keys, kv, logs, man,
+    outbox, routes, scripts, sdk, secrets, serve, status, triggers, updates,
 };
 
 /// Where the daemon is when nobody says otherwise.
@@ -139,16 +139,23 @@ fn dispatch(
         }
         _ => {}
     }
-    let url = cli.url.or_else(|| world.variable("PICLOUD_URL")).unwrap_or_else(usual_url);
-    let url = super::client::parse_url(&url)?;
-    let key = Key::find(cli.key_file.as_deref(), world.variable("PICLOUD_API_KEY"), &url)?;
+    let Cli { url, key_file, ca_file, client_cert, json, command } = cli;
     let trust = Trust {
-        ca_file: cli.ca_file.or_else(|| world.variable("PICLOUD_CA_FILE").map(Into::into)),
-        client_cert: cli.client_cert.or_else(|| world.variable("PICLOUD_CLIENT_CERT").map(Into::into)),
+        ca_file: ca_file.or_else(|| world.variable("PICLOUD_CA_FILE").map(Into::into)),
+        client_cert: client_cert.or_else(|| world.variable("PICLOUD_CLIENT_CERT").map(Into::into)),
     };
-    let tls = trust.config(&url)?;
-    let mut session = Session { client: Client::new(url, key, tls), json: cli.json, offline, out, err };
-    ask(&mut session, cli.command)
+    let url = url.or_else(|| world.variable("PICLOUD_URL"));
+    let connect = || {
+        let url = super::client::parse_url(&url.clone().unwrap_or_else(usual_url))?;
+        let key = Key::find(key_file.as_deref(), world.variable("PICLOUD_API_KEY"), &url)?;
+        let tls = trust.config(&url)?;
+        Ok(Client::new(url, key, tls))
+    };
+    if let Command::Device(args) = command {
+        return device::run(args, &connect, offline, out, err);
+    }
+    let mut session = Session { client: connect()?, json, offline, out, err };
+    ask(&mut session, command)
 }
 
 /// The daemon of this machine.
@@ -161,7 +168,7 @@ fn usual_url() -> String {
 fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
     match command {
         Command::Serve(_) | Command::Rescue | Command::Man { .. } | Command::Schema => Ok(()),
-        Command::Completions { .. } | Command::Sdk(_) => Ok(()),
+        Command::Completions { .. } | Command::Sdk(_) | Command::Device(_) => Ok(()),
         Command::Resume => status::resume(session),
         Command::App { verb } => apps::run(session, verb),
         Command::Domain { verb } => domains::run(session, verb),
@@ -181,6 +188,8 @@ fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
         Command::Outbox(args) => outbox::run(session, args),
         Command::Backup(args) => backups::back_up(session, args),
         Command::Restore(args) => return backups::restore(session, &args),
+        Command::Update(args) => return updates::update(session, &args),
+        Command::FactoryReset(args) => updates::factory_reset(session, &args),
         Command::Status => return status::run(session),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -5,6 +5,7 @@
 //! warnings. This room reads the file and nothing else: the environment and the flags are handed in.
 //! The command line loads it, the service takes it apart for the other rooms.
 
+mod device;
 mod file;
 mod layers;
 mod load;
@@ -13,6 +14,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+pub use device::Device;
 pub use load::{DEFAULT_PATH, Error, Overrides, Source, find};
 pub use rules::env_name;
 pub use sections::{

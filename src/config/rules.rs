@@ -151,6 +151,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("backups.bytes_max", Number(MIB, ANY)),
     ("backups.copy_to", MaybePath),
     ("backups.upload_bytes_max", Number(MIB, ANY)),
+    ("device.root", Path),
     ("log.level", Filter),
     ("log.format", Word(&["auto", "text", "json", "journald"])),
     ("log.access", Flag),

@@ -48,6 +48,8 @@ pub struct Config {
     pub backups: Backups,
     /// The daemon's own log.
     pub log: Log,
+    /// What only the appliance has.
+    pub device: super::device::Device,
     /// Plain settings that scripts read, by name.
     pub env: BTreeMap<String, String>,
 }

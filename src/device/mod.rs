@@ -7,6 +7,32 @@
 //! Used by `http` for status and requests, and by `cli` for the helpers. On a computer that was not booted from a card
 //! image all of it is absent, and says so.
 
+pub mod bundle;
+mod desk;
+mod disk;
+mod error;
+mod fetch;
+mod files;
+mod health;
+mod image;
+mod install;
+mod network;
 mod place;
+mod record;
+mod reset;
+mod settle;
+mod state;
+#[cfg(test)]
+mod testing;
 
+pub use self::desk::{Refused, Settings, Standing, Updates, Upload};
+pub use self::disk::disk;
+pub use self::error::Error;
+pub use self::health::{Verdict, confirm, health};
+pub use self::image::Image;
+pub use self::install::{Daemon, Order, install};
 pub use self::place::Place;
+pub use self::record::{Before, Phase, Progress, Report, Vitals};
+pub use self::reset::{host_name, reset};
+pub use self::settle::{GoBack, Journal, settle};
+pub use self::state::{Boot, COPIES, COPY_BYTES, Slot, State};

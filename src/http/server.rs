@@ -18,6 +18,7 @@ use super::management::{Custody, Network, Office, SystemInfo};
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, RouteTable};
 use super::tls::Tls;
+use crate::device::Updates;
 use crate::dispatch::Dispatch;
 use crate::model::{AppCeilings, Host, UnixMs};
 use crate::script::ChainKey;
@@ -79,6 +80,8 @@ pub struct Staff {
     pub info: Arc<SystemInfo>,
     /// Backups and restores.
     pub custody: Custody,
+    /// Updates of the appliance.
+    pub updates: Updates,
 }
 
 /// A handle on all desks, cheap to clone. Requests that come are served by the desks as they are then.
@@ -158,7 +161,7 @@ impl Server {
 
 impl Desks {
     fn new(settings: Settings, staff: Staff) -> Desks {
-        let Staff { routes, store, dispatch, guests, info, custody } = staff;
+        let Staff { routes, store, dispatch, guests, info, custody, updates } = staff;
         let Settings { access_log, proxies, tls, .. } = settings;
         let auth = Auth::new(settings.device_key.as_deref());
         let reception = Reception::new(
@@ -181,6 +184,7 @@ impl Desks {
             app_ceilings: settings.app_ceilings,
             custody,
             tls: tls.clone(),
+            updates,
         };
         Desks { routes, reception, office, info, trial, access_log, proxies, tls }
     }

@@ -37,6 +37,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use crate::config::{self, Config};
+use crate::device::Updates;
 use crate::dispatch::Dispatch;
 use crate::http::{Guests, Server, Staff, SystemInfo, TlsError};
 use crate::model::UnixMs;
@@ -45,7 +46,7 @@ use crate::store;
 use crate::store::backup::{BackupError, Premises, Start, Trial};
 use house::{Certificates, Closing, Event, House};
 use logging::Log;
-pub use offline::{check_backup, restore as restore_offline};
+pub use offline::{check_backup, go_back, restore as restore_offline};
 use reload::Reloaded;
 pub use rescue::rescue;
 use signals::Signals;
@@ -196,6 +197,7 @@ struct Caretaker<'a> {
     /// The data directory is ours, also between two houses.
     _lock: File,
     info: Arc<SystemInfo>,
+    updates: Updates,
     signals: Option<Signals>,
     watch: Watch,
     /// Whether the next house runs scripts, or waits for an operator.
@@ -229,8 +231,21 @@ impl<'a> Caretaker<'a> {
         }
         let (premises, info) = (parts::premises(config), Arc::new(SystemInfo::new(resident_bytes)));
         let lock = premises.lock()?;
-        let (signals, sealer) = (None, None);
-        Ok(Caretaker { startup, log, sockets, premises, _lock: lock, info, signals, watch, is_safe, sealer })
+        let updates = parts::updates(config);
+        let (_lock, signals, sealer) = (lock, None, None);
+        Ok(Caretaker {
+            startup,
+            log,
+            sockets,
+            premises,
+            _lock,
+            info,
+            updates,
+            signals,
+            watch,
+            is_safe,
+            sealer,
+        })
     }
 
     /// Opens the house, and again as often as another store or another configuration wants it; until it is to close.
@@ -353,6 +368,7 @@ impl<'a> Caretaker<'a> {
             guests: guests.clone(),
             info: info.clone(),
             custody,
+            updates: self.updates.clone(),
         };
         let server = Server::new(settings, staff);
         // Whoever is told that the house is open may also ask it to close.

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, lchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -12,6 +12,7 @@ use super::{device_seal, first_run, parts};
 use crate::config::Config;
 use crate::model::UnixMs;
 use crate::store::backup::{self, BackupError, Keep, State};
+use crate::store::{SCHEMA, schema_of};
 
 /// Checks the backup in `file`, and that it is the file whose hash stands beside it, if one does. Gives its manifest.
 ///
@@ -31,6 +32,35 @@ pub fn check_backup(file: &Path) -> Result<Value, String> {
 /// What is in the way, in words. Nothing was changed.
 pub fn restore(config: &Config, file: &Path) -> Result<Value, String> {
     stage(config, file).map_err(|error| error.to_string())
+}
+
+/// Lets this program open the store again if a newer one brought it to its own schema: puts the copy back that the
+/// newer one made before it did so, else the backup in `file`. Says what it did; `None` if there is nothing to do.
+///
+/// # Errors
+/// What is in the way, in words. The store is as it was.
+pub fn go_back(config: &Config, file: &Path) -> Result<Option<String>, String> {
+    let store = parts::premises(config).store();
+    let found = schema_of(&store).map_err(|error| error.to_string())?;
+    let Some(found) = found.filter(|found| *found > SCHEMA) else { return Ok(None) };
+    let mut copy = store.clone().into_os_string();
+    copy.push(format!(".schema-{SCHEMA}"));
+    let copy = PathBuf::from(copy);
+    let done = format!("the data were brought to schema {found}, and are as they were before that:");
+    if copy.exists() {
+        let _lock = parts::premises(config).lock().map_err(|error| error.to_string())?;
+        fs::rename(&copy, &store)
+            .and_then(|()| backup::sync_directory(&config.server.data_dir))
+            .map_err(|error| format!("{}: {error}", copy.display()))?;
+        return Ok(Some(format!(
+            "{done} what was accepted since the first start of the newer version is gone"
+        )));
+    }
+    if [State::Restoring, State::Trial].contains(&parts::premises(config).report().state) {
+        return Ok(Some(format!("{done} the copy from before the update is restored by the next start")));
+    }
+    restore(config, file)?;
+    Ok(Some(format!("{done} what was accepted since the copy before the update is gone")))
 }
 
 fn stage(config: &Config, file: &Path) -> Result<Value, BackupError> {

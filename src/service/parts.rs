@@ -12,7 +12,7 @@ use super::{backups, first_run};
 use crate::config::{self, Config};
 use crate::model::{AppCeilings, UnixMs};
 use crate::store::backup;
-use crate::{dispatch, http, script, store};
+use crate::{device, dispatch, http, script, store};
 
 pub(super) fn store(config: &Config) -> store::Settings {
     store::Settings {
@@ -54,6 +54,16 @@ pub(super) fn premises(config: &Config) -> backup::Premises {
 fn kept_free_bytes(config: &Config) -> u64 {
     let low = config.store.space_low_bytes;
     low.saturating_add(low / 8).saturating_add(config.store.reserve_bytes)
+}
+
+/// The desk for updates outlives a house, like what is fetched meanwhile.
+pub(super) fn updates(config: &Config) -> device::Updates {
+    device::Updates::new(device::Settings {
+        place: device::Place::below(&config.device.root),
+        directory: config.server.data_dir.join("device"),
+        kept_free_bytes: kept_free_bytes(config),
+        schema: store::SCHEMA,
+    })
 }
 
 fn shelf(config: &Config) -> backup::Settings {

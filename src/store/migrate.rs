@@ -28,6 +28,9 @@ pub(crate) const STEPS: &[Step] = &[rows_know_their_age, rows_know_their_trigger
 #[allow(clippy::as_conversions, reason = "a handful of steps")]
 pub const SCHEMA: u32 = STEPS.len() as u32 + 1;
 
+/// Pages kept in memory while a file is only looked at.
+const CACHE_BYTES: usize = 1024 * 1024;
+
 /// Brings a file to this program's schema. `before` is called once, with the file's schema, if there is anything
 /// to do. A new file gets its schema with its tables, later.
 pub(crate) fn migrate(
@@ -102,6 +105,20 @@ pub(crate) fn schema(db: &Database) -> Result<Option<u32>, Error> {
         0 => Err(Error::Damaged { what: "schema version", why: "it is 0".into() }),
         found => Ok(Some(found)),
     }
+}
+
+/// The schema of a file that nobody has open; `None` if there is no file, or nothing is in it.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn schema_of(path: &Path) -> Result<Option<u32>, Error> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let opened = Database::builder().set_cache_size(CACHE_BYTES).open(path);
+    let db =
+        opened.map_err(|error| Error::Open { path: path.display().to_string(), why: error.to_string() })?;
+    schema(&db)
 }
 
 /// Writes down which schema the tables have.

@@ -55,7 +55,7 @@ pub use error::{ChangeError, Error};
 pub use handle::{CatalogHook, Hooks, Load, Recovered, Startable, Store};
 pub use ids::Ids;
 pub use log::{EncodedRecord, encode_record};
-pub use migrate::SCHEMA;
+pub use migrate::{SCHEMA, schema_of};
 pub use open::Settings;
 pub use queue::End;
 pub use read::{ExecutionFilter, Page, Position, Snapshot, Stopped};

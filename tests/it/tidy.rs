@@ -34,7 +34,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("rcgen", &["src/http/tls/"]),
     ("x509_parser", &["src/http/tls/"]),
     ("proxy_header", &["src/http/"]),
-    ("ureq", &["src/cli/", "src/script/egress/"]),
+    ("ureq", &["src/cli/", "src/script/egress/", "src/device/fetch.rs"]),
     ("clap", &["src/cli/"]),
     ("sd_notify", &["src/service/"]),
     ("listenfd", &["src/service/"]),

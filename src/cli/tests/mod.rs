@@ -23,6 +23,7 @@ const ID: &str = "0192e4a0-7e5b-7000-8000-000000000000";
 const OFFLINE: Offline = Offline {
     check: |_| Ok(json!({ "tables": { "apps": 2 } })),
     restore: |_, _| Ok(json!({})),
+    go_back: |_, _| Ok(None),
     reference: sdk::reference,
     markdown: |chapters| format!("{} chapters\n", chapters.len()),
     schema: 4,

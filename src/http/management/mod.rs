@@ -22,6 +22,7 @@ mod secrets;
 mod status;
 mod system;
 mod triggers;
+mod updates;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use super::listener::Guests;
 use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
 use super::tls::Tls;
+use crate::device::Updates;
 use crate::dispatch::Dispatch;
 use crate::model::{App, AppCeilings, Script, is_private};
 use crate::store::{ChangeError, Changes, Error, Snapshot, Store};
@@ -79,6 +81,7 @@ pub(super) struct Office {
     pub(super) app_ceilings: AppCeilings,
     pub(super) custody: Custody,
     pub(super) tls: Option<Tls>,
+    pub(super) updates: Updates,
 }
 
 impl Office {
@@ -121,7 +124,8 @@ impl Office {
         };
         let call = Call::new(&parts, body, principal.key_id, self.page_limit_max);
         match segments.as_slice() {
-            ["health" | "ready" | "version"] => not_allowed("GET"),
+            ["health"] => self.check_health(&call).await,
+            ["ready" | "version"] => not_allowed("GET"),
             ["metrics"] => self.metrics(&call),
             ["status"] => self.status(&call),
             ["apps", rest @ ..] => self.apps(call, table, rest).await,
@@ -136,6 +140,8 @@ impl Office {
             ["sdk"] => sdk::reference(&call).await,
             ["export"] => self.export(&call),
             ["restore"] => self.restore(call).await,
+            ["updates"] => self.updates(call).await,
+            ["factory-reset"] => self.factory_reset(call).await,
             ["resume"] => self.resume(&call).await,
             ["certs", rest @ ..] => self.certs(call, rest).await,
             ["ca" | "ca.pem" | "ca.crt" | "ca.crl" | "ca.mobileconfig"] => not_allowed("GET"),
