@@ -13,7 +13,8 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use load::{DEFAULT_PATH, Error, Overrides, Source, find};
+pub use file::sections;
+pub use load::{DEFAULT_PATH, Error, Overrides, Source, complaints, find};
 pub use rules::env_name;
 pub use sections::{
     Acme, Apps, Backups, Config, Cron, CronClock, DeadLetters, Executions, Limits, Log, LogFormat,

@@ -7,6 +7,9 @@
 //! Used by `http` for status and requests, and by `cli` for the helpers. On a computer that was not booted from a card
 //! image all of it is absent, and says so.
 
+pub mod clock;
+pub mod facts;
 mod place;
+pub mod prepare;
 
 pub use self::place::Place;
