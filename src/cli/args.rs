@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, man, outbox,
-    routes, scripts, sdk, secrets, serve, triggers,
+    apps, backups, call, certs, dead_letters, deploy, device, domains, executions, keys, kv, logs, man,
+    outbox, routes, scripts, sdk, secrets, serve, support, triggers,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -126,6 +126,15 @@ pub(super) enum Command {
     Status,
     /// End safe mode: let scripts run again
     Resume,
+    /// Gather what helps to find out what is wrong with the device into one file, without secrets
+    SupportBundle(support::Args),
+    /// What systemd starts as root on the appliance
+    #[command(hide = true)]
+    Device {
+        /// What to do.
+        #[command(subcommand)]
+        verb: device::Verb,
+    },
     /// Serve a page that tells why the daemon does not start, on the sockets that systemd hands over
     #[command(hide = true)]
     Rescue,

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::error::Error;
 
-/// Where a daemon on this machine leaves its admin key: in the data directory of a desk, and in that of an appliance.
-const ADMIN_KEYS: [&str; 2] = ["./picloud-data/admin.key", "/var/lib/picloud/admin.key"];
+/// Where a daemon on this machine leaves its admin key: in the data directory of a desk, and in that of a service; and
+/// where the appliance has one for root.
+const ADMIN_KEYS: [&str; 3] =
+    ["./picloud-data/admin.key", "/run/picloud-device/api-key", "/var/lib/picloud/admin.key"];
 
 /// A key, or none, and where it came from. Never printed.
 pub(super) struct Key {

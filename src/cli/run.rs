@@ -17,8 +17,8 @@ use super::serve::Order;
 use super::session::Session;
 use super::trust::Trust;
 use super::{
-    apps, backups, call, certs, dead_letters, deploy, domains, executions, keys, kv, logs, man, outbox,
-    routes, scripts, sdk, secrets, serve, status, triggers,
+    apps, backups, call, certs, dead_letters, deploy, device, domains, executions, keys, kv, logs, man,
+    outbox, routes, scripts, sdk, secrets, serve, status, support, triggers,
 };
 
 /// Where the daemon is when nobody says otherwise.
@@ -121,6 +121,7 @@ fn dispatch(
             return Ok(ExitCode::SUCCESS);
         }
         Command::Rescue => return Ok((offline.rescue)()),
+        Command::Device { verb } => return device::run(verb, out, err),
         Command::Completions { shell } => {
             // Rendered first: the generator panics if its writer fails, as a closed pipe does.
             let mut script = Vec::new();
@@ -160,6 +161,8 @@ fn usual_url() -> String {
 /// The verbs that are clients.
 fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
     match command {
+        Command::Device { .. } => Ok(()),
+        Command::SupportBundle(args) => support::run(session, &args),
         Command::Serve(_) | Command::Rescue | Command::Man { .. } | Command::Schema => Ok(()),
         Command::Completions { .. } | Command::Sdk(_) => Ok(()),
         Command::Resume => status::resume(session),

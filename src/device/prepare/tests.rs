@@ -1,13 +1,11 @@
 //! What a device makes of the files on its boot partition, and what it leaves at each power cut.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
-use super::testing::TempDir;
+use super::testing::Board;
 use super::*;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJmZz3mZz3mZz3mZz3mZz3mZz3mZz3mZz3mZz3mZz3mZ me@desk";
@@ -71,85 +69,6 @@ timezone = "Europe/London"
 enabled = true
 "#;
 
-/// A device that was never started.
-struct Board(TempDir);
-
-impl Board {
-    fn new() -> Board {
-        let board = Board(TempDir::new());
-        for (path, text) in [
-            ("boot/firmware/config.txt", ""),
-            ("sys/firmware/devicetree/base/serial-number", "100000000000BEEF\0"),
-            ("usr/lib/picloud/image.json", r#"{"version":"0.1.0","build":"2026-11-27T00:00:00Z"}"#),
-            ("usr/share/picloud/picloud.toml", "[scripts]\nqueue_max = 7\n"),
-            ("proc/cmdline", "console=tty1 picloud.slot=A picloud.pending= ro\n"),
-        ] {
-            board.put(path, text);
-        }
-        board
-    }
-
-    fn place(&self) -> Place {
-        Place::below(self.0.path())
-    }
-
-    fn put(&self, path: &str, text: impl AsRef<[u8]>) {
-        let path = self.0.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn drop_file(&self, name: &str, text: impl AsRef<[u8]>) {
-        self.put(&format!("boot/firmware/{name}"), text);
-    }
-
-    /// The text of a file, or nothing.
-    fn read(&self, path: &str) -> Option<String> {
-        fs::read_to_string(self.0.path().join(path)).ok()
-    }
-
-    fn start(&self) -> Prepared {
-        let mut next = 0_u8;
-        prepare(&self.place(), &mut |bytes| {
-            bytes.iter_mut().for_each(|byte| {
-                next = next.wrapping_add(7);
-                *byte = next;
-            });
-            Ok(())
-        })
-    }
-
-    /// As a power cycle does it.
-    fn start_anew(&self) -> Prepared {
-        let _ = fs::remove_dir_all(self.0.path().join("run"));
-        self.start()
-    }
-
-    /// Everything that is there, by path.
-    fn files(&self) -> BTreeMap<String, (u32, String)> {
-        let mut all = BTreeMap::new();
-        walk(self.0.path(), self.0.path(), &mut all);
-        all
-    }
-}
-
-fn walk(root: &Path, dir: &Path, all: &mut BTreeMap<String, (u32, String)>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let meta = fs::symlink_metadata(&path).unwrap();
-        let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-        if meta.is_dir() {
-            walk(root, &path, all);
-        } else if meta.is_symlink() {
-            all.insert(name, (0, fs::read_link(&path).unwrap().to_str().unwrap().to_owned()));
-        } else {
-            // FAT knows no rights.
-            let mode = if name.starts_with("boot/") { 0 } else { meta.permissions().mode() & 0o777 };
-            all.insert(name, (mode, fs::read_to_string(&path).unwrap()));
-        }
-    }
-}
-
 /// What a file that is wrong is told to be.
 #[track_caller]
 fn check_wrong(name: &str, text: impl AsRef<[u8]>, wanted: &[&str]) {
@@ -167,7 +86,7 @@ fn check_wrong(name: &str, text: impl AsRef<[u8]>, wanted: &[&str]) {
     let told = board.read("boot/firmware/PROVISION-ERROR.txt").expect("PROVISION-ERROR.txt is written");
     assert!(prepared.errors.iter().all(|error| told.contains(error.as_str())), "{told}");
     assert!(board.read("run/issue.d/picloud.issue").unwrap().contains("Not applied: "));
-    let stays = fs::read(board.0.path().join("boot/firmware").join(name)).unwrap();
+    let stays = fs::read(board.path().join("boot/firmware").join(name)).unwrap();
     assert_eq!(stays, text.as_ref(), "the file has changed");
     assert!(prepared.complaints.is_empty(), "{prepared:?}");
 }

@@ -123,7 +123,7 @@ impl Office {
         match segments.as_slice() {
             ["health" | "ready" | "version"] => not_allowed("GET"),
             ["metrics"] => self.metrics(&call),
-            ["status"] => self.status(&call),
+            ["status"] => self.status(&call).await,
             ["apps", rest @ ..] => self.apps(call, table, rest).await,
             ["keys", rest @ ..] => self.keys(call, rest).await,
             ["validate"] => self.validate(call).await,
