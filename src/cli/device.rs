@@ -98,7 +98,9 @@ fn set_clock(place: &Place, wait: Duration, out: &mut dyn Write) -> Result<(), E
     let Some(agreed) = clock::agreed(&times) else {
         let why = format!("of {} web servers {} told the time, and no two agree", hosts.len(), times.len());
         clock::tell_failure(place, &why)?;
-        return Err(Error::Failed(format!("the clock is not set: {why}")));
+        // A device without the Internet is not a broken one: a unit that fails would say so.
+        writeln!(out, "the clock is not set: {why}")?;
+        return Ok(());
     };
     let names: Vec<String> = answers.into_iter().map(|(url, _)| url).collect();
     let to = agreed.plus(began.elapsed());

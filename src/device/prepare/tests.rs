@@ -473,6 +473,8 @@ fn a_power_cut_between_any_two_steps_is_made_up_for() {
         // The settings were kept before the file was taken away, but for the last.
         if number < 5 {
             board.put("data/identity/settings.toml", &settings);
+            let path = board.place().identity().join("settings.toml");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
         }
         cut(&board);
         let prepared = board.start();
