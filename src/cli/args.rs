@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     apps, backups, call, certs, dead_letters, deploy, device, domains, executions, keys, kv, logs, man,
-    outbox, routes, scripts, sdk, secrets, serve, triggers, updates,
+    outbox, routes, scripts, sdk, secrets, serve, support, triggers, updates,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -133,6 +133,8 @@ pub(super) enum Command {
     Device(device::DeviceArgs),
     /// End safe mode: let scripts run again
     Resume,
+    /// Gather what helps to find out what is wrong with the device into one file, without secrets
+    SupportBundle(support::Args),
     /// Serve a page that tells why the daemon does not start, on the sockets that systemd hands over
     #[command(hide = true)]
     Rescue,

@@ -145,6 +145,11 @@ impl Client {
         &self.url
     }
 
+    /// The key that is sent, so that what is shown can be kept free of it.
+    pub(super) fn secret(&self) -> Option<&str> {
+        self.key.secret.as_deref()
+    }
+
     /// GET of the API; `what` names the thing for people.
     pub(super) fn get(&self, path: &str, what: &str) -> Result<Value, Error> {
         self.api("GET", path, None, what)

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::backups::{self, Offline};
 use super::client::Client;
 use super::error::Error;
+use super::prepare;
 use crate::config::{Config, Server};
 use crate::device::{self, Daemon, Order, Place, Verdict, bundle};
 
@@ -58,6 +59,16 @@ enum Verb {
     State,
     /// Let the next boot forget everything, if the daemon was asked to
     Reset,
+    /// Make this boot that of this device: identity, settings, network
+    Prepare,
+    /// Show the console what there is to show, now that it has changed
+    Announce,
+    /// Set the clock by web servers, if no time server does
+    Clock {
+        /// How long time servers are waited for first
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u64,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -127,6 +138,9 @@ pub(super) fn run(
             writeln!(out, "{state}")?;
         }
         Verb::Reset => device::reset(&place).map_err(failed)?,
+        Verb::Prepare => prepare::prepare(&place, out, err)?,
+        Verb::Announce => device::prepare::announce(&place)?,
+        Verb::Clock { wait } => prepare::clock(&place, Duration::from_secs(wait), out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -18,7 +18,7 @@ use super::session::Session;
 use super::trust::Trust;
 use super::{
     apps, backups, call, certs, dead_letters, deploy, device, domains, executions, keys, kv, logs, man,
-    outbox, routes, scripts, sdk, secrets, serve, status, triggers, updates,
+    outbox, routes, scripts, sdk, secrets, serve, status, support, triggers, updates,
 };
 
 /// Where the daemon is when nobody says otherwise.
@@ -167,6 +167,7 @@ fn usual_url() -> String {
 /// The verbs that are clients.
 fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
     match command {
+        Command::SupportBundle(args) => support::run(session, &args),
         Command::Serve(_) | Command::Rescue | Command::Man { .. } | Command::Schema => Ok(()),
         Command::Completions { .. } | Command::Sdk(_) | Command::Device(_) => Ok(()),
         Command::Resume => status::resume(session),

@@ -84,7 +84,52 @@ fn figures(device: &Value) -> Vec<Vec<String>> {
         ("syncs", syncs(&device["card"])),
         ("budget", budget(&device["budget"])),
     ];
-    lines.map(|(name, line)| vec![name.to_owned(), line]).into()
+    let mut rows: Vec<Vec<String>> = lines.map(|(name, line)| vec![name.to_owned(), line]).into();
+    rows.extend(hardware(&device["device"]));
+    rows
+}
+
+/// What the computer tells about itself; what is not known has no line.
+fn hardware(device: &Value) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    let mut tell = |name: &str, line: String| rows.push(vec![name.to_owned(), line]);
+    if let Value::String(model) = &device["board"]["model"] {
+        tell("board", format!("{}, {}", render::clean(model), degrees(&device["temperature_celsius"])));
+    }
+    let (image, boot) = (&device["image"], &device["boot"]);
+    if device["appliance"] == true {
+        let slot = format!("slot {}", text(&boot["slot"]));
+        let trial = if boot["pending"].is_null() { "" } else { ", an update on trial" };
+        tell("image", format!("{} of {}, {slot}{trial}", text(&image["version"]), text(&image["build"])));
+    }
+    let data = &device["data"];
+    if !data.is_null() {
+        let errors = match data["errors"].as_u64() {
+            Some(errors) if errors > 0 => format!("; {errors} ERRORS of the file system"),
+            _ => String::new(),
+        };
+        let read_only = if data["read_only"] == true { "; READ ONLY" } else { "" };
+        let missing = if data["missing_because"].is_null() { "" } else { "; NOT IN USE, nothing is kept" };
+        let room = format!("{} free of {}", bytes(&data["free_bytes"]), bytes(&data["total_bytes"]));
+        tell("data", format!("{room}{errors}{read_only}{missing}"));
+    }
+    let list = |value: &Value| {
+        let items = value.as_array().into_iter().flatten().filter_map(Value::as_str).map(render::clean);
+        items.collect::<Vec<_>>().join(", ")
+    };
+    let addresses = list(&device["network"]["addresses"]);
+    if !addresses.is_empty() {
+        tell("network", format!("{} at {addresses}", text(&device["host_name"])));
+    }
+    let wrong = list(&device["provisioning"]["errors"]);
+    if !wrong.is_empty() {
+        tell("NOT APPLIED", wrong);
+    }
+    rows
+}
+
+fn degrees(celsius: &Value) -> String {
+    celsius.as_f64().map_or_else(|| "temperature unknown".to_owned(), |celsius| format!("{celsius:.0} °C"))
 }
 
 /// How long the card lasts.

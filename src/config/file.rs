@@ -26,34 +26,67 @@ pub(super) fn lay(layers: &mut Layers, path: &Path) -> Result<(), Error> {
 
 /// Lays the text of a file over `layers`; `path` is for the messages.
 pub(super) fn lay_text(layers: &mut Layers, path: &Path, text: &str) -> Result<(), Error> {
-    let file = File { path, text };
+    let file = File { path, text, others: &[] };
     let table = DeTable::parse(text).map_err(|why| file.syntax(&why))?;
-    file.lay_table(layers, "", table.get_ref())
+    file.lay_table(layers, "", table.get_ref(), &mut Err)
+}
+
+/// The same, but everything that is wrong is told, and the tables that are named are passed over.
+pub(super) fn lay_tables(layers: &mut Layers, path: &Path, text: &str, others: &[&str]) -> Vec<Error> {
+    let file = File { path, text, others };
+    let table = match DeTable::parse(text) {
+        Ok(table) => table.into_inner(),
+        Err(why) => return vec![file.syntax(&why)],
+    };
+    let mut all = Vec::new();
+    let mut tell = |error| {
+        all.push(error);
+        Ok(())
+    };
+    // What is told does not end it.
+    let ended = file.lay_table(layers, "", &table, &mut tell);
+    all.extend(ended.err());
+    all
 }
 
 struct File<'a> {
     path: &'a Path,
     text: &'a str,
+    /// Tables that are somebody else's.
+    others: &'a [&'a str],
 }
 
 impl File<'_> {
-    fn lay_table(&self, layers: &mut Layers, prefix: &str, table: &DeTable<'_>) -> Result<(), Error> {
+    /// Lays every key of a table; `refused` says whether an error ends that.
+    fn lay_table(
+        &self,
+        layers: &mut Layers,
+        prefix: &str,
+        table: &DeTable<'_>,
+        refused: &mut dyn FnMut(Error) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         for (name, value) in table {
+            if prefix.is_empty() && self.others.contains(&name.get_ref().as_ref()) {
+                continue;
+            }
             let key = if prefix.is_empty() {
                 name.get_ref().to_string()
             } else {
                 format!("{prefix}.{}", name.get_ref())
             };
             let origin = Origin::File(self.path.to_owned(), self.line(&name.span()));
-            match value.get_ref() {
-                DeValue::Table(inner) if is_table(&key) => self.lay_table(layers, &key, inner)?,
-                _ if rules::rule(&key).is_some() => layers.lay(&key, self.value(value)?, origin)?,
+            let laid = match value.get_ref() {
+                DeValue::Table(inner) if is_table(&key) => self.lay_table(layers, &key, inner, refused),
+                _ if rules::rule(&key).is_some() => {
+                    self.value(value).and_then(|value| layers.lay(&key, value, origin))
+                }
                 _ if is_table(&key) => {
                     let allowed = format!("is a table: write it as [{key}]");
-                    return Err(Error::Value { place: origin.to_string(), key, allowed });
+                    Err(Error::Value { place: origin.to_string(), key, allowed })
                 }
-                _ => return Err(Error::UnknownKey { place: origin.to_string(), hint: hint(&key), key }),
-            }
+                _ => Err(Error::UnknownKey { place: origin.to_string(), hint: hint(&key), key }),
+            };
+            laid.or_else(&mut *refused)?;
         }
         Ok(())
     }
@@ -82,6 +115,19 @@ fn is_table(key: &str) -> bool {
         return true;
     }
     rules::RULES.iter().any(|(name, _)| name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// The tables at the top of the file.
+pub fn sections() -> Vec<&'static str> {
+    let mut all: Vec<&str> = Vec::new();
+    for (name, _) in rules::RULES {
+        let section = name.split('.').next().unwrap_or_default();
+        if all.last() != Some(&section) {
+            all.push(section);
+        }
+    }
+    all.push(rules::SETTINGS);
+    all
 }
 
 /// What could have been meant: the keys of the same table, or the tables there are.

@@ -113,6 +113,30 @@ impl Config {
     }
 }
 
+/// Everything that is wrong with the daemon's tables of a file, by line (from 1), where `base` is the text of the file that
+/// they are laid over. The tables in `others` are somebody else's.
+pub fn complaints(path: &Path, base: &str, text: &str, others: &[&str]) -> Vec<(usize, String)> {
+    let mut layers = match Layers::new() {
+        Ok(layers) => layers,
+        Err(why) => return vec![(1, why.to_string())],
+    };
+    // What is wrong with the base is not the fault of this file.
+    let _ = file::lay_tables(&mut layers, Path::new("base"), base, &[]);
+    let mut all = file::lay_tables(&mut layers, path, text, others);
+    if all.is_empty() {
+        all.extend(layers.finish().err());
+    }
+    let begin = format!("{}:", path.display());
+    all.iter().map(|error| by_line(&error.to_string(), &begin)).collect()
+}
+
+/// A message that begins with file and line, taken apart.
+fn by_line(message: &str, begin: &str) -> (usize, String) {
+    let apart = message.strip_prefix(begin).and_then(|rest| rest.split_once(": "));
+    let found = apart.and_then(|(line, why)| Some((line.parse().ok()?, why.to_owned())));
+    found.unwrap_or_else(|| (1, message.to_owned()))
+}
+
 /// The file that is read: the one that was named, else [`DEFAULT_PATH`] if it is there, else none.
 pub fn find(path: Option<&Path>) -> Option<PathBuf> {
     let default = Path::new(DEFAULT_PATH);

@@ -15,7 +15,8 @@ mod sections;
 mod tests;
 
 pub use device::Device;
-pub use load::{DEFAULT_PATH, Error, Overrides, Source, find};
+pub use file::sections;
+pub use load::{DEFAULT_PATH, Error, Overrides, Source, complaints, find};
 pub use rules::env_name;
 pub use sections::{
     Acme, Apps, Backups, Config, Cron, CronClock, DeadLetters, Executions, Limits, Log, LogFormat,

@@ -8,9 +8,11 @@
 //! image all of it is absent, and says so.
 
 pub mod bundle;
+pub mod clock;
 mod desk;
 mod disk;
 mod error;
+pub mod facts;
 mod fetch;
 mod files;
 mod health;
@@ -18,6 +20,7 @@ mod image;
 mod install;
 mod network;
 mod place;
+pub mod prepare;
 mod record;
 mod reset;
 mod settle;

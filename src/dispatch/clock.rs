@@ -9,9 +9,14 @@ use std::path::Path;
 use crate::model::{BUILD_EPOCH, UnixMs};
 
 /// systemd-timesyncd.service(8) and systemd-time-wait-sync.service(8): it is there once the clock is set.
-const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
-/// The device tree's name of the board.
-const BOARD: &str = "/proc/device-tree/model";
+const SYNCHRONISED: &str = "run/systemd/timesync/synchronized";
+/// What the appliance's helper tells that sets the clock where no time server can be reached.
+const HELPER: &str = "run/picloud-device/clock.json";
+/// The device tree's name of the board. `/proc/device-tree` leads to it, too, but a sandbox hides that.
+const BOARD: &str = "sys/firmware/devicetree/base/model";
+
+/// Where all of that lies.
+const ROOT: &str = "/";
 
 /// What schedules wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +38,10 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Looks at the machine.
-    pub(super) fn look(now: UnixMs) -> Known {
-        let board = fs::read_to_string(BOARD).unwrap_or_default();
-        Known { synchronised: is_synchronised(), has_battery: !board.contains("Raspberry Pi"), now }
+    /// Looks at the machine whose files lie below `root`.
+    pub(super) fn look(root: &Path, now: UnixMs) -> Known {
+        let board = fs::read_to_string(root.join(BOARD)).unwrap_or_default();
+        Known { synchronised: is_set(root), has_battery: !board.contains("Raspberry Pi"), now }
     }
 
     /// Whether schedules may strike.
@@ -52,18 +57,55 @@ impl Known {
 impl ClockRule {
     /// Whether the wall clock is good enough by this rule, now.
     pub fn is_met(self) -> bool {
-        Known::look(UnixMs::now()).is_good(self)
+        Known::look(Path::new(ROOT), UnixMs::now()).is_good(self)
     }
 }
 
 /// Whether something keeps the clock in step with the world.
 pub(super) fn is_synchronised() -> bool {
-    Path::new(SYNCHRONISED).exists()
+    is_set(Path::new(ROOT))
+}
+
+fn is_set(root: &Path) -> bool {
+    let by_helper = || {
+        let told = fs::read(root.join(HELPER)).unwrap_or_default();
+        serde_json::from_slice::<serde_json::Value>(&told).is_ok_and(|told| told["synchronised"] == true)
+    };
+    root.join(SYNCHRONISED).exists() || by_helper()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_board_is_known_by_what_a_sandbox_shows() {
+        let dir = std::env::temp_dir().join(format!("picloud-clock-{}", std::process::id()));
+        let put = |path: &str, text: &str| {
+            let path = dir.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        #[track_caller]
+        fn check(root: &Path, synchronised: bool, has_battery: bool) {
+            let known = Known { synchronised, has_battery, now: UnixMs(7) };
+            assert_eq!(Known::look(root, UnixMs(7)), known);
+        }
+        check(&dir, false, true);
+        put("sys/firmware/devicetree/base/model", "Some Other Board\0");
+        check(&dir, false, true);
+        put("sys/firmware/devicetree/base/model", "Raspberry Pi 4 Model B Rev 1.4\0");
+        check(&dir, false, false);
+        put("run/picloud-device/clock.json", r#"{"synchronised":false}"#);
+        check(&dir, false, false);
+        put("run/picloud-device/clock.json", r#"{"synchronised":true}"#);
+        check(&dir, true, false);
+        put("run/picloud-device/clock.json", "{");
+        check(&dir, false, false);
+        put("run/systemd/timesync/synchronized", "");
+        check(&dir, true, false);
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn schedules_wait_for_a_clock_that_may_be_wrong() {

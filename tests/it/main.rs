@@ -20,6 +20,7 @@ mod connections;
 mod context;
 mod cron;
 mod dead_letters;
+mod device;
 mod drain;
 mod egress;
 mod executions;

@@ -127,7 +127,7 @@ impl Office {
             ["health"] => self.check_health(&call).await,
             ["ready" | "version"] => not_allowed("GET"),
             ["metrics"] => self.metrics(&call),
-            ["status"] => self.status(&call),
+            ["status"] => self.status(&call).await,
             ["apps", rest @ ..] => self.apps(call, table, rest).await,
             ["keys", rest @ ..] => self.keys(call, rest).await,
             ["validate"] => self.validate(call).await,

@@ -11,14 +11,17 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::input::Call;
-use super::{Office, Outcome, not_allowed};
+use super::{Office, Outcome, blocking, not_allowed};
+use crate::device::{Place, facts};
 use crate::http::reply;
+use crate::model::UnixMs;
 
 impl Office {
-    pub(super) fn status(&self, call: &Call) -> Outcome {
+    pub(super) async fn status(&self, call: &Call) -> Outcome {
         if call.method != Method::GET {
             return not_allowed("GET");
         }
+        let device = blocking(|| facts::look(&Place::here(), UnixMs::now())).await?;
         let load = self.store.load();
         let body = json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -41,6 +44,7 @@ impl Office {
             "executions": self.executions_status(),
             "clock": self.clock(),
             "cron": self.cron_status(),
+            "device": device,
         });
         Ok(reply::json(StatusCode::OK, &body))
     }

@@ -1,0 +1,93 @@
+//! `picloud device prepare` and `clock`: what is said to the journal of a boot, and what asks the network for the time.
+//! The work is done by the room `device`.
+
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ureq::Agent;
+use ureq::tls::{RootCerts, TlsConfig};
+
+use super::error::Error;
+use crate::device::{self, Place, clock};
+use crate::model::UnixMs;
+
+/// From one look at what sets the clock to the next.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Longest that one server is waited for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Succeeds whatever happens: a device with defaults is better than none.
+pub(super) fn prepare(place: &Place, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), Error> {
+    let mut random =
+        |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|why| std::io::Error::other(why.to_string()));
+    let prepared = device::prepare::prepare(place, &mut random);
+    for line in &prepared.errors {
+        writeln!(err, "not applied: {line}")?;
+    }
+    for line in &prepared.complaints {
+        writeln!(err, "failed: {line}")?;
+    }
+    for line in &prepared.notes {
+        writeln!(err, "note: {line}")?;
+    }
+    writeln!(out, "this device is {}", prepared.host_name)?;
+    Ok(())
+}
+
+/// Sets the clock by web servers, if within `wait` no time server does.
+pub(super) fn clock(place: &Place, wait: Duration, out: &mut dyn Write) -> Result<(), Error> {
+    let end = Instant::now() + wait;
+    while !clock::is_synchronised(place) && Instant::now() < end {
+        thread::sleep(LOOK_EVERY.min(end.saturating_duration_since(Instant::now())));
+    }
+    if clock::is_synchronised(place) {
+        writeln!(out, "a time server sets the clock")?;
+        return Ok(());
+    }
+    let hosts = clock::hosts(place);
+    // Each answer is carried on to one instant, as if all had come at once.
+    let began = Instant::now();
+    let answers: Vec<(String, UnixMs)> = hosts
+        .iter()
+        .filter_map(|url| {
+            let at = ask(url)?;
+            Some((url.clone(), at, began.elapsed()))
+        })
+        .map(|(url, at, after)| (url, UnixMs(at.0.saturating_sub(millis(after)))))
+        .collect();
+    let times: Vec<UnixMs> = answers.iter().map(|(_, at)| *at).collect();
+    let Some(agreed) = clock::agreed(&times) else {
+        let why = format!("of {} web servers {} told the time, and no two agree", hosts.len(), times.len());
+        clock::tell_failure(place, &why)?;
+        // A device without the Internet is not a broken one: a unit that fails would say so.
+        writeln!(out, "the clock is not set: {why}")?;
+        return Ok(());
+    };
+    let names: Vec<String> = answers.into_iter().map(|(url, _)| url).collect();
+    let to = agreed.plus(began.elapsed());
+    let moved = clock::set(place, UnixMs::now(), to, &names)
+        .map_err(|why| Error::Failed(format!("the clock cannot be set: {why}")))?;
+    writeln!(out, "the clock was {} s away from that of {}", moved.as_secs(), names.join(", "))?;
+    Ok(())
+}
+
+/// The time that a server tells with whatever it answers. By https its certificate is checked, which a clock that is far
+/// away makes fail: the usual servers are asked in the clear, and that two must agree is what protects.
+fn ask(url: &str) -> Option<UnixMs> {
+    let tls = TlsConfig::builder().root_certs(RootCerts::WebPki).build();
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .tls_config(tls)
+        .timeout_global(Some(ANSWER_TIMEOUT))
+        .user_agent(concat!("picloud/", env!("CARGO_PKG_VERSION")));
+    let answer = config.build().new_agent().head(url).call().ok()?;
+    clock::parse(answer.headers().get("date")?.to_str().ok()?)
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
