@@ -40,6 +40,7 @@ mod tests;
 mod triggers;
 mod trust;
 mod units;
+mod users;
 
 pub use self::backups::Offline;
 pub use self::run::run;

@@ -52,4 +52,5 @@ mod tidy;
 mod tls;
 mod tour;
 mod triggers;
+mod users;
 mod wear;
