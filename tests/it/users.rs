@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Daemon, KEY, PICLOUD, Setup, TempDir, id};
 use crate::http::{Answer, Request};
+use crate::tls::{curl, root};
 
 const ADA: &str = "ada@example.org";
 const PASSWORD: &str = "correct horse";
@@ -298,6 +299,35 @@ fn a_session_is_a_principal_of_the_data_plane() {
         let record = daemon.execution(&id(&record)).to_string();
         assert!(!record.contains(&session), "{record}");
     }
+}
+
+#[test]
+fn over_tls_the_cookie_stays_there() {
+    let daemon = Setup::default().tls().start();
+    let ca = root(&daemon);
+    let body = json!({ "email": ADA, "password": PASSWORD, "setup_code": code(&daemon) }).to_string();
+    let jar = daemon.dir().path().join("jar").to_str().unwrap().to_owned();
+    let page = |path, version, more: &[&str]| {
+        let origin = format!("origin: https://localhost:{}", daemon.tls_address().port());
+        let words = ["--cacert", &ca, version, "-b", &jar, "-c", &jar, "-i", "-H", &origin];
+        let ran = curl(&daemon, "localhost", path, &[&words[..], more].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        ran.out
+    };
+    let made = page("/api/v1/setup", "--http1.1", &["-d", &body]);
+    assert!(made.contains("201") && made.contains("; Secure"), "{made}");
+    for version in ["--http1.1", "--http2"] {
+        let me = page("/api/v1/me", version, &["-H", "cookie: a=1"]);
+        assert!(me.contains("200") && me.contains(ADA), "{version}: {me}");
+        let named = json!({ "name": version }).to_string();
+        let key = page("/api/v1/keys", version, &["-d", &named]);
+        assert!(key.contains("201"), "{version}: {key}");
+    }
+    let forged = page("/api/v1/keys", "--http2", &["-H", "sec-fetch-site: same-site", "-d", "{}"]);
+    assert!(forged.contains("403"), "{forged}");
+    let out = page("/api/v1/logout", "--http2", &["-X", "POST"]);
+    assert!(out.contains("204"), "{out}");
+    assert!(page("/api/v1/me", "--http2", &[]).contains("401"));
 }
 
 #[test]

@@ -166,3 +166,165 @@ pub(in crate::store) fn drop_sessions_that_are_over(
 ) -> Result<(), Error> {
     end_sessions(txn, catalog, |session| session.is_over(now))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::model::{App, AppLimits, Egress, Sandbox, Script};
+    use crate::store::testing;
+    use crate::store::{Changes, Store};
+
+    const HOUR: i64 = 3_600_000;
+
+    fn user(id: u128) -> User {
+        User {
+            id: Uuid::from_u128(id),
+            email: format!("{id}@example.org").parse().unwrap(),
+            password: PasswordHash(format!("hash {id}")),
+            created_at: UnixMs(0),
+            updated_at: UnixMs(0),
+        }
+    }
+
+    fn session(id: u128, of: u128, began: UnixMs) -> Session {
+        let hash = [u8::try_from(id % 256).unwrap(); 32];
+        let (id, user_id) = (Uuid::from_u128(id), Uuid::from_u128(of));
+        Session { id, user_id, hash, created_at: began, used_at: began }
+    }
+
+    fn store() -> Store {
+        testing::store(&testing::settings(), Vec::new(), |changes| {
+            for id in [1, 2] {
+                changes.create_user(user(id)).unwrap();
+            }
+        })
+    }
+
+    #[track_caller]
+    fn change<T: Send + 'static>(
+        store: &Store,
+        make: impl FnOnce(&mut Changes<'_>) -> Changed<T> + Send + 'static,
+    ) -> Result<T, String> {
+        let (tell, told) = mpsc::channel();
+        store.change(make, move |changed| tell.send(changed).unwrap());
+        told.recv().unwrap().map_err(|error| error.to_string())
+    }
+
+    fn begin(store: &Store, session: Session) -> Result<(), String> {
+        let password = user(session.user_id.as_u128()).password;
+        change(store, move |changes| changes.create_session(session, &password))
+    }
+
+    fn left(store: &Store) -> Vec<u128> {
+        store.catalog().sessions.keys().map(|id| id.as_u128()).collect()
+    }
+
+    #[test]
+    fn a_login_ends_what_is_over_and_the_oldest_over_the_bound() {
+        let (store, now) = (store(), UnixMs::now());
+        let old = UnixMs(now.0 - 8 * 24 * HOUR);
+        begin(&store, session(10, 1, old)).unwrap();
+        begin(&store, session(11, 2, now)).unwrap();
+        assert_eq!(left(&store), [11], "ten was idle for too long");
+        for id in 20..40 {
+            begin(&store, session(id, 1, now)).unwrap();
+        }
+        assert_eq!(left(&store).len(), 21);
+        begin(&store, session(40, 1, now)).unwrap();
+        let wanted: Vec<u128> = [11].into_iter().chain(21..=40).collect();
+        assert_eq!(left(&store), wanted, "one of the other user stays");
+        store.close();
+    }
+
+    /// The password that was checked may be another one by now.
+    #[test]
+    fn a_session_begins_only_with_the_password_of_today() {
+        let (store, now) = (store(), UnixMs::now());
+        let patch = UserPatch { password: Some(PasswordHash("new".into())), ..UserPatch::default() };
+        change(&store, move |changes| changes.update_user(Uuid::from_u128(1), patch, None, now)).unwrap();
+        assert_eq!(
+            begin(&store, session(10, 1, now)).unwrap_err(),
+            format!("user not found: {}", user(1).id)
+        );
+        assert!(begin(&store, session(11, 3, now)).is_err(), "there is no such user");
+        assert!(left(&store).is_empty());
+        store.close();
+    }
+
+    #[test]
+    fn the_use_of_a_session_is_noted_once_an_hour() {
+        let (store, now) = (store(), UnixMs::now());
+        begin(&store, session(10, 1, now)).unwrap();
+        let note = |hours: i64| {
+            let at = UnixMs(now.0 + hours * HOUR);
+            change(&store, move |changes| changes.note_session(Uuid::from_u128(10), at)).is_ok()
+        };
+        assert!(!note(0) && note(1) && !note(1) && note(2));
+        assert_eq!(store.catalog().sessions[&Uuid::from_u128(10)].used_at, UnixMs(now.0 + 2 * HOUR));
+        store.close();
+    }
+
+    #[test]
+    fn a_look_at_what_is_old_ends_sessions_too() {
+        let (store, now) = (store(), UnixMs::now());
+        begin(&store, session(10, 1, now)).unwrap();
+        begin(&store, session(11, 2, UnixMs(now.0 - 8 * 24 * HOUR))).unwrap();
+        let app = App {
+            id: Uuid::from_u128(1),
+            slug: "a".parse().unwrap(),
+            name: "a".parse().unwrap(),
+            egress: Egress::default(),
+            limits: AppLimits::default(),
+            created_at: now,
+            updated_at: now,
+        };
+        let script = Script {
+            id: Uuid::from_u128(2),
+            app_id: app.id,
+            name: "s".parse().unwrap(),
+            active_version: 1,
+            latest_version: 1,
+            timeout_seconds: None,
+            sandbox: Sandbox::default(),
+            access: crate::model::Access::Public,
+            created_at: now,
+            updated_at: now,
+        };
+        change(&store, move |changes| {
+            changes.create_app(app)?;
+            changes.create_script(script, "1".parse().unwrap())
+        })
+        .unwrap();
+        assert_eq!(left(&store), [10]);
+        store.close();
+    }
+
+    #[test]
+    fn there_is_one_setup() {
+        let now = UnixMs::now();
+        let key = |id: u128| Key {
+            id: Uuid::from_u128(id),
+            name: "1@example.org".parse().unwrap(),
+            hash: [u8::try_from(id).unwrap(); 32],
+            hint: String::new(),
+            expires_at: None,
+            created_at: now,
+            updated_at: now,
+        };
+        let taken = key(7);
+        let store = testing::store(&testing::settings(), Vec::new(), move |changes| {
+            changes.create_key(taken).unwrap();
+        });
+        let (first, second) = (key(8), key(9));
+        let made =
+            change(&store, move |changes| changes.set_up(user(1), first, session(10, 1, now))).unwrap();
+        assert_eq!(made.1.name.as_str(), "key of a user 2", "its own name was taken");
+        let again = change(&store, move |changes| changes.set_up(user(2), second, session(11, 2, now)));
+        assert!(again.unwrap_err().contains("has a user already"));
+        let catalog = store.catalog();
+        assert_eq!((catalog.users.len(), catalog.keys.len(), left(&store)), (1, 2, vec![10]));
+        store.close();
+    }
+}
