@@ -409,6 +409,23 @@ fn backups_hold_users_and_no_sessions() {
 }
 
 #[test]
+fn a_backup_without_users_opens_the_setup_again() {
+    let daemon = Daemon::start();
+    let (shown, mark) = (daemon.data_dir().join("setup-code"), daemon.data_dir().join("device/set-up"));
+    let file = daemon.dir().path().join("b.zst").to_str().unwrap().to_owned();
+    assert_eq!(daemon.cli(&["backup", "--to", &file]).code, 0);
+    let first = code(&daemon);
+    let session = cookie(&setup_with(&daemon, &first));
+    assert!(!shown.exists() && mark.exists());
+    assert_eq!(daemon.cli(&["restore", &file, "--yes"]).code, 0);
+    crate::harness::until("the restored store", || (who(&daemon, &session) == Err(401)).then_some(()));
+    assert!(shown.exists() && !mark.exists());
+    let second = code(&daemon);
+    assert_ne!(first, second, "an old code opens nothing");
+    assert_eq!((setup_with(&daemon, &first).status, setup_with(&daemon, &second).status), (403, 201));
+}
+
+#[test]
 fn the_command_line_sets_up_and_manages_users() {
     let daemon = Setup::default().without_device_key().start();
     let dir = TempDir::new();
