@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     apps, backups, call, certs, dead_letters, deploy, device, domains, executions, keys, kv, logs, man,
-    outbox, routes, scripts, sdk, secrets, serve, support, triggers, updates,
+    outbox, routes, scripts, sdk, secrets, serve, support, triggers, updates, users,
 };
 
 /// Your own code at home: scripts bound to routes, on one Raspberry Pi.
@@ -103,6 +103,14 @@ pub(super) enum Command {
         /// What to do.
         #[command(subcommand)]
         verb: keys::Verb,
+    },
+    /// Take a new device into use: its first user, by the setup code that it shows
+    Setup(users::SetupArgs),
+    /// Users: people who log in with a password
+    User {
+        /// What to do.
+        #[command(subcommand)]
+        verb: users::Verb,
     },
     /// Executions: what ran and what came of it; lists them if no verb is given
     Executions(executions::Args),

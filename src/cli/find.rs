@@ -79,6 +79,17 @@ pub(super) fn key(client: &Client, name: &str) -> Result<String, Error> {
     one(named, &format!("key {}", clean(name)), &names(&list, "name"), describe)
 }
 
+/// The id of a user, by e-mail address.
+pub(super) fn user(client: &Client, email: &str) -> Result<String, Error> {
+    if let Some(id) = id(email) {
+        return Ok(id);
+    }
+    let list = client.list("/api/v1/users", &[], None, "the list of users")?;
+    let named = |item: &&Value| item["email"].as_str().is_some_and(|text| text == email.to_lowercase());
+    let found = list.items.iter().filter(named);
+    one(found, &format!("user {}", clean(email)), &names(&list, "email"), |item| text(&item["id"]))
+}
+
 /// The id of an app's route, by path, or by method and path.
 pub(super) fn route(client: &Client, app: &str, words: &[String]) -> Result<String, Error> {
     let wanted = words.join(" ");

@@ -5,6 +5,9 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
 use super::error::Error;
 use super::render::clean;
 use crate::model::UnixMs;
@@ -47,6 +50,55 @@ pub(super) fn confirm(question: &str) -> Result<Option<bool>, Error> {
     let mut answer = String::new();
     stdin.read_line(&mut answer)?;
     Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
+}
+
+/// Whether somebody at a terminal is asked.
+pub(super) fn is_asked() -> bool {
+    io::stdin().is_terminal()
+}
+
+/// A secret: the answer to `question` at the terminal, which does not show it, or the next line of standard input.
+pub(super) fn secret_line(question: &str) -> Result<Zeroizing<String>, Error> {
+    let mut line = Zeroizing::new(String::new());
+    if is_asked() {
+        let mut err = io::stderr();
+        write!(err, "{question}")?;
+        err.flush()?;
+        let silence = Silence::begin();
+        let read = io::stdin().read_line(&mut line);
+        drop(silence);
+        read?;
+    } else {
+        io::stdin().read_line(&mut line)?;
+    }
+    if line.is_empty() {
+        let question = question.trim_end_matches([' ', ':']);
+        return Err(Error::Usage(format!("standard input ends where a line was expected: {question}")));
+    }
+    let length = line.trim_end_matches(['\n', '\r']).len();
+    line.truncate(length);
+    Ok(line)
+}
+
+/// A terminal that does not show what is typed, until this goes (termios(3)).
+struct Silence(Termios);
+
+impl Silence {
+    /// `None` if the terminal cannot be told: what is typed shows then.
+    fn begin() -> Option<Silence> {
+        let before = tcgetattr(io::stdin()).ok()?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        silent.local_modes.insert(LocalModes::ECHONL);
+        tcsetattr(io::stdin(), OptionalActions::Flush, &silent).ok()?;
+        Some(Silence(before))
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+    }
 }
 
 /// A span like `90s`, `15m`, `2h` or `7d`.

@@ -32,6 +32,14 @@ const FILES: &[(&str, &str)] = &[
         "/etc/credstore/picloud.api-key",
         "An admin key that the service takes as a credential, if it is there.",
     ),
+    (
+        "/var/lib/picloud/setup-code",
+        "While there is no user: the code by which the first one is made, unless there is a credential.",
+    ),
+    (
+        "/etc/credstore/picloud.setup-code",
+        "A setup code that the service takes as a credential, if it is there.",
+    ),
     ("/run/picloud/url", "Where the daemon that systemd started is found."),
 ];
 

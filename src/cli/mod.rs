@@ -45,6 +45,7 @@ mod triggers;
 mod trust;
 mod units;
 mod updates;
+mod users;
 
 pub use self::backups::Offline;
 pub use self::run::run;

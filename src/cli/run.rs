@@ -18,7 +18,7 @@ use super::session::Session;
 use super::trust::Trust;
 use super::{
     apps, backups, call, certs, dead_letters, deploy, device, domains, executions, keys, kv, logs, man,
-    outbox, routes, scripts, sdk, secrets, serve, status, support, triggers, updates,
+    outbox, routes, scripts, sdk, secrets, serve, status, support, triggers, updates, users,
 };
 
 /// Where the daemon is when nobody says otherwise.
@@ -180,6 +180,8 @@ fn ask(session: &mut Session<'_>, command: Command) -> Result<ExitCode, Error> {
         Command::Kv { verb } => kv::run(session, verb),
         Command::Secret { verb } => secrets::run(session, verb),
         Command::Key { verb } => keys::run(session, verb),
+        Command::Setup(args) => users::set_up(session, args),
+        Command::User { verb } => users::run(session, verb),
         Command::Deploy(args) => deploy::run(session, args),
         Command::Validate { file } => scripts::validate(session, &file),
         Command::Call(args) => return call::run(session, args),

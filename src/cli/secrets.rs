@@ -88,7 +88,7 @@ pub(super) fn run(session: &mut Session<'_>, verb: Verb) -> Result<(), Error> {
 }
 
 /// A value without the line break that editors and `echo` put at its end.
-fn value(from: &Path) -> Result<String, Error> {
+pub(super) fn value(from: &Path) -> Result<String, Error> {
     let mut text = String::from_utf8(input::bytes(from)?)
         .map_err(|_| Error::File { path: from.to_owned(), why: "a secret must be UTF-8".into() })?;
     if text.ends_with('\n') {

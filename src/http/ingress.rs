@@ -1,13 +1,12 @@
 //! Reception: the data plane of the contract's section 1, in its order. The first check that fails answers.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HOST, HeaderValue, LOCATION};
+use hyper::header::{ALLOW, COOKIE, HOST, HeaderValue, LOCATION};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
@@ -15,6 +14,8 @@ use uuid::Uuid;
 
 use super::auth::Auth;
 use super::body::{self, Larder, Shelf, Unread};
+use super::clients::Client;
+use super::cookies;
 use super::rate::Rates;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Match, RouteTable, Target};
@@ -96,7 +97,7 @@ impl Reception {
         table: &Arc<RouteTable>,
         parts: Parts,
         body: Incoming,
-        client: IpAddr,
+        client: Client,
         served: &mut Served,
     ) -> Outcome {
         if parts.method != Method::POST {
@@ -111,7 +112,7 @@ impl Reception {
         let script = table.script(id).ok_or_else(|| gone(id))?.clone();
         served.script = Some(script.clone());
         served.app = table.app_by_id(script.app_id).map(|table| table.app().clone());
-        let principal = self.admit(&parts.headers, table, script.access, Access::Public)?;
+        let principal = self.admit(&parts, table, client, (script.access, Access::Public))?;
         self.check_rate(table, script.app_id)?;
         let (bytes, _shelf) = self.read(body).await.map_err(|unread| match unread {
             Unread::TooLarge(_) => {
@@ -125,7 +126,7 @@ impl Reception {
             Request { body, path, query: String::new(), ..request(&parts, Vec::new(), String::new()) };
         let timeout = self.timeout(&script, DispatchMode::Sync);
         let row = row(self.dispatch.new_id(), &script, None, request, principal, timeout);
-        let row = Row { client: Some(client), ..self.chained(row, &parts.headers) };
+        let row = Row { client: Some(client.address), ..self.chained(row, &parts.headers) };
         served.execution = Some(row.execution_id);
         let execution = row.execution_id;
         Ok(wait(self.dispatch.call_directly(row), timeout, execution).await)
@@ -137,7 +138,7 @@ impl Reception {
         table: &Arc<RouteTable>,
         parts: Parts,
         body: Incoming,
-        client: IpAddr,
+        client: Client,
         served: &mut Served,
     ) -> Outcome {
         let (found, script) = self.find(table, &parts)?;
@@ -145,7 +146,7 @@ impl Reception {
         served.script = Some(script.clone());
         served.app = table.app_by_id(script.app_id).map(|table| table.app().clone());
         served.route = Some(found.target.clone());
-        let principal = self.admit(&parts.headers, table, script.access, route.access)?;
+        let principal = self.admit(&parts, table, client, (script.access, route.access))?;
         self.check_rate(table, script.app_id)?;
         let (bytes, _shelf) = self.read(body).await.map_err(|unread| body_refused(&unread))?;
         let body = body::check(bytes, route.body, &parts.headers).map_err(Refusal::bad_request)?;
@@ -157,7 +158,7 @@ impl Reception {
         let request = Request { body, ..request(&parts, found.params, found.rest) };
         let timeout = self.timeout(&script, route.dispatch_mode);
         let row = row(self.dispatch.new_id(), &script, Some(route), request, principal, timeout);
-        let row = Row { client: Some(client), ..self.chained(row, &parts.headers) };
+        let row = Row { client: Some(client.address), ..self.chained(row, &parts.headers) };
         let execution = row.execution_id;
         served.execution = Some(execution);
         match route.dispatch_mode {
@@ -188,12 +189,12 @@ impl Reception {
     /// The principal, if the route and the script admit it.
     fn admit(
         &self,
-        headers: &HeaderMap,
+        parts: &Parts,
         table: &Arc<RouteTable>,
-        script: Access,
-        route: Access,
+        client: Client,
+        (script, route): (Access, Access),
     ) -> Result<Option<Principal>, Refusal> {
-        let principal = self.auth.principal(headers, table);
+        let principal = self.auth.principal(parts, table, client.is_secure);
         if principal.is_none() && (script == Access::Key || route == Access::Key) {
             let message = "this needs an api key: send Authorization: Bearer <key>";
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));
@@ -282,13 +283,15 @@ fn request(parts: &Parts, params: Vec<(String, String)>, rest: String) -> Reques
     }
 }
 
-/// Lower-case names, visible ASCII values, the last of a repeated name. What we say to ourselves is not a script's.
+/// Lower-case names, visible ASCII values, the last of a repeated name. What we say to ourselves is not a script's, and
+/// neither is the session of whoever is logged in.
 fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = Vec::with_capacity(headers.keys_len());
     for name in headers.keys().filter(|name| *name != CHAIN_HEADER) {
         let values = headers.get_all(name).iter();
         if let Some(value) = values.rev().find_map(|value| value.to_str().ok()) {
-            all.push((name.as_str().to_owned(), value.to_owned()));
+            let value = if name == COOKIE { cookies::without_session(value) } else { Some(value.to_owned()) };
+            all.extend(value.map(|value| (name.as_str().to_owned(), value)));
         }
     }
     all

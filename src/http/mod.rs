@@ -7,21 +7,26 @@
 mod auth;
 mod body;
 mod clients;
+mod cookies;
 mod guest;
 mod ingress;
 mod listener;
+mod logins;
 mod management;
 mod notice;
+mod passwords;
 mod pulse;
 mod rate;
 mod reply;
 mod router;
 mod server;
 mod tls;
+mod tries;
 
 pub use clients::{Proxies, ProxyHeaders};
 pub use ingress::Settings as IngressSettings;
 pub use listener::{Door, Guests, Limits, Listener};
+pub use logins::{Logins, SetupCode};
 pub use management::{Custody, Network, SystemInfo, key_of, new_secret};
 pub use notice::tell_closed;
 pub use router::{Match, RouteTable};

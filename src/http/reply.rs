@@ -87,6 +87,16 @@ impl Refusal {
         refusal
     }
 
+    /// 429: somebody guesses; come back after `wait`.
+    pub(super) fn too_many_tries(what: &str, wait: Duration) -> Refusal {
+        let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
+        let message = format!("{what}; try again in {} minutes", seconds.div_ceil(60));
+        let mut refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, message);
+        refusal.reason = Some("too_many_tries");
+        refusal.retry_after = Some(Duration::from_secs(seconds));
+        refusal
+    }
+
     /// The answer.
     pub(super) fn reply(&self) -> Reply {
         let mut body = serde_json::Map::new();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::model::{self, App, Host, HostPattern, Key, Route, Script};
+use crate::model::{self, App, Host, HostPattern, Key, Route, Script, Session, User};
 use crate::store::Catalog;
 
 /// Everything a request is held against.
@@ -22,6 +22,7 @@ pub struct RouteTable {
     by_app: HashMap<Uuid, Arc<AppTable>>,
     scripts: Arc<std::collections::BTreeMap<Uuid, Arc<Script>>>,
     keys: HashMap<[u8; 32], Arc<Key>>,
+    sessions: HashMap<[u8; 32], (Arc<Session>, Arc<User>)>,
 }
 
 /// The routes of one app.
@@ -83,8 +84,13 @@ impl RouteTable {
             })
             .collect();
         let keys = catalog.keys.values().map(|key| (key.hash, key.clone())).collect();
-        let mut table =
-            RouteTable { by_app, scripts: catalog.scripts.clone(), keys, ..RouteTable::default() };
+        let sessions = catalog.sessions.values().filter_map(|session| {
+            let user = catalog.users.get(&session.user_id)?;
+            Some((session.hash, (session.clone(), user.clone())))
+        });
+        let sessions = sessions.collect();
+        let scripts = catalog.scripts.clone();
+        let mut table = RouteTable { by_app, scripts, keys, sessions, ..RouteTable::default() };
         for domain in catalog.domains.values() {
             if let Some(app) = table.by_app.get(&domain.app_id).cloned() {
                 table.claim(&domain.pattern, app);
@@ -133,6 +139,11 @@ impl RouteTable {
     /// A key, by the hash of its secret.
     pub fn key(&self, hash: &[u8; 32]) -> Option<&Arc<Key>> {
         self.keys.get(hash)
+    }
+
+    /// The session with this hash, and whose it is.
+    pub fn session(&self, hash: &[u8; 32]) -> Option<&(Arc<Session>, Arc<User>)> {
+        self.sessions.get(hash)
     }
 }
 

@@ -14,6 +14,7 @@ use super::auth::Auth;
 use super::clients::{Client, Proxies, Visitor};
 use super::ingress::{self, Reception, Served};
 use super::listener::Guests;
+use super::logins::Logins;
 use super::management::{Custody, Network, Office, SystemInfo};
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, RouteTable};
@@ -82,6 +83,8 @@ pub struct Staff {
     pub custody: Custody,
     /// Updates of the appliance.
     pub updates: Updates,
+    /// Who may try to come in.
+    pub logins: Logins,
 }
 
 /// A handle on all desks, cheap to clone. Requests that come are served by the desks as they are then.
@@ -137,11 +140,11 @@ impl Server {
         let result = if let Some(reply) = sent_on {
             Ok(reply)
         } else if path.starts_with(ingress::EXECUTE) {
-            desks.reception.execute(&table, parts, body, client.address, &mut served).await
+            desks.reception.execute(&table, parts, body, client, &mut served).await
         } else if path == "/api" || path.starts_with("/api/") {
-            desks.office.serve(&table, parts, body, &visitor, client.address).await
+            desks.office.serve(&table, parts, body, &visitor, client).await
         } else {
-            desks.reception.route(&table, parts, body, client.address, &mut served).await
+            desks.reception.route(&table, parts, body, client, &mut served).await
         };
         let mut reply = result.unwrap_or_else(|refusal| refusal.reply());
         if let Some(policy) = hsts {
@@ -161,9 +164,9 @@ impl Server {
 
 impl Desks {
     fn new(settings: Settings, staff: Staff) -> Desks {
-        let Staff { routes, store, dispatch, guests, info, custody, updates } = staff;
+        let Staff { routes, store, dispatch, guests, info, custody, logins, updates } = staff;
         let Settings { access_log, proxies, tls, .. } = settings;
-        let auth = Auth::new(settings.device_key.as_deref());
+        let auth = Auth::new(settings.device_key.as_deref(), store.clone());
         let reception = Reception::new(
             dispatch.clone(),
             auth.clone(),
@@ -183,6 +186,7 @@ impl Desks {
             endurance_tbw: settings.endurance_tbw,
             app_ceilings: settings.app_ceilings,
             custody,
+            logins,
             tls: tls.clone(),
             updates,
         };

@@ -190,8 +190,8 @@ pub struct Key {
 /// Whom a request's credentials belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Principal {
-    /// The key's id; nil for the key of the daemon's environment.
+    /// The key's id; nil for the key of the daemon's environment; of a session the user's id.
     pub key_id: Uuid,
-    /// The key's name.
+    /// The key's name, or the user's e-mail.
     pub name: String,
 }

@@ -22,6 +22,7 @@ pub(crate) mod testing;
 mod time;
 mod tls;
 mod trigger;
+mod user;
 
 pub use apps::{
     Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version,
@@ -42,3 +43,6 @@ pub use secret::{SECRET_BYTES_MAX, SECRET_NAME_BYTES_MAX, Secret, SecretName, Se
 pub use time::{BUILD_EPOCH, UnixMs};
 pub use tls::{LAN_SUFFIXES, TlsSource, is_lan_name, is_private, is_public_name};
 pub use trigger::{CatchUp, Overlap, Tick, Trigger, TriggerOn};
+pub use user::{
+    Email, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Password, PasswordHash, SESSION_AGE_MAX, Session, User,
+};

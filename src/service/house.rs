@@ -10,6 +10,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::setup_code::SetupFiles;
 use super::signals::{Asked, Signals};
 use super::sockets::Sockets;
 use super::watch::{Pipeline, Watch};
@@ -180,14 +181,16 @@ pub(super) fn hooks(
     routes: &crate::http::Routes,
     dispatch: &Dispatch,
     certificates: &Certificates,
+    setup: &Arc<SetupFiles>,
     tell_broken: mpsc::UnboundedSender<Error>,
 ) -> store::Hooks {
     let (routes, dispatch, desk) = (routes.clone(), dispatch.clone(), dispatch.clone());
-    let certificates = certificates.clone();
+    let (certificates, setup) = (certificates.clone(), setup.clone());
     store::Hooks {
         catalog: Box::new(move |catalog| {
             routes.rebuild(catalog);
             desk.set_up(catalog);
+            setup.look(catalog);
             if let Some(tls) = certificates.load_full() {
                 tls.set_up(catalog);
             }

@@ -15,6 +15,7 @@ mod offline;
 mod parts;
 mod reload;
 mod rescue;
+mod setup_code;
 mod signals;
 mod sockets;
 mod starts;
@@ -39,7 +40,7 @@ use tokio::sync::mpsc;
 use crate::config::{self, Config};
 use crate::device::Updates;
 use crate::dispatch::Dispatch;
-use crate::http::{Guests, Server, Staff, SystemInfo, TlsError};
+use crate::http::{Guests, Logins, Server, Staff, SystemInfo, TlsError};
 use crate::model::UnixMs;
 use crate::script::{ChainKey, Messenger};
 use crate::store;
@@ -49,6 +50,7 @@ use logging::Log;
 pub use offline::{check_backup, go_back, restore as restore_offline};
 use reload::Reloaded;
 pub use rescue::rescue;
+use setup_code::SetupFiles;
 use signals::Signals;
 use sockets::Sockets;
 use starts::Starts;
@@ -352,8 +354,10 @@ impl<'a> Caretaker<'a> {
         let settings = tls::settings(config, &self.sockets.addresses(false), &self.sockets.addresses(true))?;
         let tls = settings.map(|settings| tls::open(config, settings)).transpose()?;
         let certificates = Certificates::new(ArcSwapOption::from_pointee(tls.clone()));
-        startable.start(house::hooks(&routes, &dispatch, &certificates, tell_broken))?;
+        let setup = Arc::new(SetupFiles::new(&config.server.data_dir));
+        startable.start(house::hooks(&routes, &dispatch, &certificates, &setup, tell_broken))?;
         first_run::set_up(&store, &config.server.data_dir)?;
+        let logins = Logins::new(setup.code(&store.catalog()));
         let (guests, info) = (Guests::new(&parts::limits(config)), self.info.clone());
         let (tell_reopen, reopen) = mpsc::unbounded_channel();
         let trial = Trial::new(start, self.premises.clone(), store.clone());
@@ -369,6 +373,7 @@ impl<'a> Caretaker<'a> {
             info: info.clone(),
             custody,
             updates: self.updates.clone(),
+            logins,
         };
         let server = Server::new(settings, staff);
         // Whoever is told that the house is open may also ask it to close.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Error;
 use super::catalog::Catalog;
-use super::changes::{Changes, Room, Terms};
+use super::changes::{self, Changes, Room, Terms};
 use super::codec;
 use super::events::Clerk;
 use super::handle::{Hooks, Shared, Store};
@@ -281,6 +281,7 @@ impl Applier {
         }
         let looks_at_sources = sources != (0, 0) || (checkpoint && self.sources.wants_look(ask.now));
         if looks_at_sources {
+            changes::drop_sessions_that_are_over(&txn, &mut catalog, ask.now)?;
             self.sources.write(&txn, &catalog, sources, ask.now)?;
         }
         self.note_wear(&txn, checkpoint, durable)?;

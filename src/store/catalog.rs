@@ -1,4 +1,4 @@
-//! What the device is set up to do, in memory: apps, domains, scripts, routes and keys.
+//! What the device is set up to do, in memory: apps, domains, scripts, routes, keys and users.
 //!
 //! Immutable and swapped whole after the commit that changed it, so that a request reads it without a lock.
 //! Sources stay in the file. Each map is shared until a change touches it.
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::model::{App, Domain, Key, Route, Script, Trigger};
+use crate::model::{App, Domain, Key, Route, Script, Session, Trigger, User};
 
 /// One state of the set-up.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,10 @@ pub struct Catalog {
     pub triggers: Arc<BTreeMap<Uuid, Arc<Trigger>>>,
     /// Api keys.
     pub keys: Arc<BTreeMap<Uuid, Arc<Key>>>,
+    /// Who may log in.
+    pub users: Arc<BTreeMap<Uuid, Arc<User>>>,
+    /// Who is logged in.
+    pub sessions: Arc<BTreeMap<Uuid, Arc<Session>>>,
 }
 
 impl Catalog {
@@ -36,6 +40,8 @@ impl Catalog {
             && Arc::ptr_eq(&self.routes, &other.routes)
             && Arc::ptr_eq(&self.triggers, &other.triggers)
             && Arc::ptr_eq(&self.keys, &other.keys)
+            && Arc::ptr_eq(&self.users, &other.users)
+            && Arc::ptr_eq(&self.sessions, &other.sessions)
     }
 
     /// The app with this id or slug.

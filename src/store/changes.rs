@@ -5,6 +5,7 @@
 
 mod domains;
 mod triggers;
+mod users;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ use crate::model::{
 
 pub use domains::DomainPatch;
 pub use triggers::{CronRun, KvChange, KvChanges, Strike, Struck, TriggerFields};
+pub use users::UserPatch;
+pub(super) use users::drop_sessions_that_are_over;
 
 const APPS_MAX: usize = 1_000;
 const SCRIPTS_MAX: usize = 20_000;

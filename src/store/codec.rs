@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 
 use super::{Error, kv, old};
 use crate::model::{
-    App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Secret, Tick, Trigger, Version,
+    App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Secret, Session, Tick, Trigger, User,
+    Version,
 };
 
 /// A type that is stored.
@@ -42,6 +43,8 @@ stored!(
     Trigger = 1 "trigger",
     Secret = 1 "secret",
     Tick = 1 "tick",
+    User = 1 "user",
+    Session = 1 "session",
     ExecutionRecord<'static> = 1 "execution record",
 );
 

@@ -49,7 +49,7 @@ pub use budget::BudgetView;
 pub use catalog::Catalog;
 pub use changes::{
     AppPatch, Changes, CronRun, DomainPatch, KeyPatch, KvChange, KvChanges, RoutePatch, ScriptPatch, Strike,
-    Struck, TriggerFields,
+    Struck, TriggerFields, UserPatch,
 };
 pub use error::{ChangeError, Error};
 pub use handle::{CatalogHook, Hooks, Load, Recovered, Startable, Store};

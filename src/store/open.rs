@@ -21,8 +21,8 @@ use super::migrate::{self, SCHEMA, STEPS};
 use super::retention::{DeadLetters, Sources};
 use super::space::{Bounds, Space};
 use super::tables::{
-    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, OUTBOX, ROUTES, SCRIPTS, TRIGGERS, TableKey,
-    TableVisitor,
+    self, APPS, DEAD_LETTERS, DOMAINS, KEYS, META, META_CLAIMED, OUTBOX, ROUTES, SCRIPTS, SESSIONS, TRIGGERS,
+    TableKey, TableVisitor, USERS,
 };
 use super::wear::{self, Wear};
 use super::{Error, Recovered};
@@ -289,6 +289,8 @@ fn latest_id(txn: &WriteTransaction, catalog: &Catalog, tail: &LogTail) -> Resul
         catalog.routes.keys().next_back(),
         catalog.triggers.keys().next_back(),
         catalog.keys.keys().next_back(),
+        catalog.users.keys().next_back(),
+        catalog.sessions.keys().next_back(),
     ];
     Ok(in_catalog.into_iter().flatten().copied().fold(Uuid::from_u128(latest), |latest, id| latest.max(id)))
 }
@@ -301,6 +303,8 @@ fn read_catalog(txn: &WriteTransaction) -> Result<Catalog, Error> {
         routes: read_table(txn, ROUTES)?,
         triggers: read_table(txn, TRIGGERS)?,
         keys: read_table(txn, KEYS)?,
+        users: read_table(txn, USERS)?,
+        sessions: read_table(txn, SESSIONS)?,
     })
 }
 

@@ -12,6 +12,9 @@ pub(crate) const SCRIPTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::ne
 /// Sources, by script and version. Written once.
 pub(crate) const VERSIONS: TableDefinition<'_, (u128, u32), &[u8]> = TableDefinition::new("versions");
 pub(crate) const ROUTES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("routes");
+pub(crate) const USERS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("users");
+/// Logins; never in a backup.
+pub(crate) const SESSIONS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("sessions");
 pub(crate) const KEYS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("keys");
 /// Accepted work that has not ended, by execution id.
 pub(crate) const OUTBOX: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("outbox");
@@ -73,7 +76,9 @@ pub(crate) fn each_table(visitor: &mut impl TableVisitor) -> Result<(), Error> {
     visitor.table(KV)?;
     visitor.table(KV_EXPIRY)?;
     visitor.table(KV_USAGE)?;
-    visitor.table(SECRETS)
+    visitor.table(SECRETS)?;
+    visitor.table(USERS)?;
+    visitor.table(SESSIONS)
 }
 
 /// A key as bytes outside of the file, in a form that is ours and not that of the database.

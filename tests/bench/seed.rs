@@ -74,8 +74,7 @@ impl Furniture {
             domains: shelf([(self.domain.id, self.domain)]),
             scripts: shelf([(self.script.id, self.script)]),
             routes: shelf(self.routes.into_iter().map(|route| (route.id, route))),
-            triggers: Arc::default(),
-            keys: Arc::default(),
+            ..Catalog::default()
         }
     }
 

@@ -53,4 +53,5 @@ mod tidy;
 mod tls;
 mod tour;
 mod triggers;
+mod users;
 mod wear;

@@ -25,6 +25,7 @@ fn furnish(daemon: &Daemon) {
     daemon.done("POST", "/apps", json!({ "slug": "boat", "name": "The boat" }));
     daemon.done("POST", "/apps/boat/domains", json!({ "pattern": "*.boat.example" }));
     daemon.done("POST", "/keys", json!({ "name": "a key" }));
+    daemon.done("POST", "/users", json!({ "email": "ada@example.org", "password": "correct horse" }));
     let script = daemon.script_with("1", json!({ "timeout_seconds": 7 }));
     for source in ["2", "3"] {
         daemon.done("PATCH", &format!("/apps/default/scripts/{script}"), json!({ "source": source }));
@@ -69,6 +70,8 @@ fn check(schema: u32) {
         assert_eq!(slugs, ["boat", "default"]);
         assert_eq!(daemon.all("/apps/boat/domains")[0]["pattern"], "*.boat.example");
         assert!(daemon.all("/keys").iter().any(|key| key["name"] == "a key"));
+        let users: Vec<Value> = daemon.all("/users").into_iter().map(|user| user["email"].clone()).collect();
+        assert_eq!(users, if schema < 5 { vec![] } else { vec![json!("ada@example.org")] });
         let scripts = daemon.all("/apps/default/scripts");
         let script = scripts.iter().find(|script| script["timeout_seconds"] == 7).unwrap();
         let path = format!("/apps/default/scripts/{}", crate::harness::id(script));

@@ -77,6 +77,7 @@ fn the_commands_of_the_sections_work_as_they_stand() {
             "https",
             &["\"hello\":\"you\"", "localhost", "308 Permanent Redirect", "location: https://boat.lan"][..],
         ),
+        ("users", &["eve@example.org", "\"kind\":\"session\"", "removed user eve@example.org"]),
         ("kv", &["{\"name\":\"Ada\"}", "user/7", "imported 4 values"]),
         ("sdk", &["kv:: Values that stay", "kv::incr(key[, by])"]),
         (

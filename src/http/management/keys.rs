@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::input::{Call, page_of};
-use super::{Office, Outcome, not_allowed};
+use super::{Office, Outcome, no_randomness, not_allowed};
 use crate::http::auth::hash_secret;
 use crate::http::reply::{self, Refusal};
 use crate::model::{Key, Name, UnixMs};
@@ -22,7 +22,7 @@ struct NewKey {
 
 /// A key without what would help a thief.
 #[derive(Serialize)]
-struct KeyView<'a> {
+pub(super) struct KeyView<'a> {
     id: Uuid,
     name: &'a Name,
     hint: &'a str,
@@ -34,7 +34,7 @@ struct KeyView<'a> {
 }
 
 impl<'a> KeyView<'a> {
-    fn of(key: &'a Key, secret: Option<&'a str>) -> KeyView<'a> {
+    pub(super) fn of(key: &'a Key, secret: Option<&'a str>) -> KeyView<'a> {
         let Key { id, name, hash: _, hint, expires_at, created_at, updated_at } = key;
         KeyView {
             id: *id,
@@ -55,15 +55,21 @@ pub fn new_secret(
     id: Uuid,
     now: UnixMs,
 ) -> Result<(String, Key), getrandom::Error> {
+    let secret = format!("pic_{}", random_secret()?);
+    let key = key_of(name, &secret, expires_at, id, now);
+    Ok((secret, key))
+}
+
+/// 256 random bits, in hexadecimal.
+pub(super) fn random_secret() -> Result<String, getrandom::Error> {
     let mut bits = [0u8; 32];
     getrandom::fill(&mut bits)?;
-    let mut secret = "pic_".to_owned();
+    let mut secret = String::with_capacity(68);
     for byte in bits {
         // Writing to a string does not fail.
         let _ = write!(secret, "{byte:02x}");
     }
-    let key = key_of(name, &secret, expires_at, id, now);
-    Ok((secret, key))
+    Ok(secret)
 }
 
 /// The key of a secret.
@@ -83,10 +89,7 @@ impl Office {
             (&Method::POST, []) => {
                 let new: NewKey = call.json().await?;
                 let (secret, key) = new_secret(new.name, new.expires_at, self.store.new_id(), UnixMs::now())
-                    .map_err(|error| {
-                        tracing::error!(%error, "the system gave no random numbers");
-                        Refusal::internal()
-                    })?;
+                    .map_err(no_randomness)?;
                 let key = self.change(move |changes| changes.create_key(key)).await?;
                 Ok(reply::json(StatusCode::CREATED, &KeyView::of(&key, Some(&secret))))
             }

@@ -12,6 +12,7 @@ mod executions;
 mod input;
 mod keys;
 mod kv;
+mod logins;
 mod logs;
 mod metrics;
 mod restores;
@@ -23,6 +24,7 @@ mod status;
 mod system;
 mod triggers;
 mod updates;
+mod users;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,9 +37,11 @@ use ipnet::IpNet;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::auth::Auth;
-use super::clients::Visitor;
+use super::auth::{Auth, Credentials};
+use super::clients::{Client, Visitor};
+use super::cookies;
 use super::listener::Guests;
+use super::logins::Logins;
 use super::reply::{Refusal, Reply};
 use super::router::RouteTable;
 use super::tls::Tls;
@@ -80,6 +84,7 @@ pub(super) struct Office {
     pub(super) endurance_tbw: u64,
     pub(super) app_ceilings: AppCeilings,
     pub(super) custody: Custody,
+    pub(super) logins: Logins,
     pub(super) tls: Option<Tls>,
     pub(super) updates: Updates,
 }
@@ -92,13 +97,15 @@ impl Office {
         parts: Parts,
         body: Incoming,
         visitor: &Visitor,
-        client: IpAddr,
+        client: Client,
     ) -> Outcome {
         let path = parts.uri.path().to_owned();
         let unknown = || Refusal::not_found(format!("no such endpoint: {} {path}", parts.method));
         let Some(below) = path.strip_prefix("/api/v1/") else { return Err(unknown()) };
         // Also the proxy that speaks for it, so that nobody gets in by what they say.
-        if let Some(far) = [visitor.peer, client].into_iter().find(|address| !self.network.admits(*address)) {
+        if let Some(far) =
+            [visitor.peer, client.address].into_iter().find(|address| !self.network.admits(*address))
+        {
             let message = format!(
                 "management is refused to {far}: it is not in a local network nor in management.allow"
             );
@@ -118,11 +125,16 @@ impl Office {
             let message = "management takes only clients with a certificate: come by https, with one that management.client_ca_file signed";
             return Err(Refusal::new(StatusCode::FORBIDDEN, message));
         }
-        let Some(principal) = self.auth.principal(&parts.headers, table) else {
-            let message = "no valid api key: send Authorization: Bearer <key>";
-            return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));
-        };
-        let call = Call::new(&parts, body, principal.key_id, self.page_limit_max);
+        if let ["setup" | "login"] = segments.as_slice() {
+            logins::refuse_other_pages(&parts, client)?;
+            let call = Call::new(&parts, body, Uuid::nil(), self.page_limit_max);
+            return match segments[0] {
+                "setup" => self.set_up(call, client).await,
+                _ => self.log_in(call, client).await,
+            };
+        }
+        let credentials = self.admit(&parts, table, client)?;
+        let call = Call::new(&parts, body, credentials.principal().key_id, self.page_limit_max);
         match segments.as_slice() {
             ["health"] => self.check_health(&call).await,
             ["ready" | "version"] => not_allowed("GET"),
@@ -130,6 +142,9 @@ impl Office {
             ["status"] => self.status(&call).await,
             ["apps", rest @ ..] => self.apps(call, table, rest).await,
             ["keys", rest @ ..] => self.keys(call, rest).await,
+            ["users", rest @ ..] => self.users(call, &credentials, rest).await,
+            ["me"] => self.me(&call, &credentials),
+            ["logout"] => self.log_out(call, &parts.headers, table, client).await,
             ["validate"] => self.validate(call).await,
             ["executions", rest @ ..] => self.executions(call, rest).await,
             ["outbox"] => self.outbox(call).await,
@@ -147,6 +162,22 @@ impl Office {
             ["ca" | "ca.pem" | "ca.crt" | "ca.crl" | "ca.mobileconfig"] => not_allowed("GET"),
             ["ca", "replace"] => self.replace_authority(&call).await,
             _ => Err(unknown()),
+        }
+    }
+
+    /// The credentials of a request, if they open anything.
+    fn admit(&self, parts: &Parts, table: &RouteTable, client: Client) -> Result<Credentials, Refusal> {
+        let Some(credentials) = self.auth.credentials(&parts.headers, table) else {
+            let message = "no valid api key: send Authorization: Bearer <key>, or log in";
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));
+        };
+        match &credentials {
+            Credentials::Session(..) if !cookies::may_use_session(parts, client.is_secure) => {
+                let message =
+                    "a session changes things only from a page of this address: programs use an api key";
+                Err(Refusal::new(StatusCode::FORBIDDEN, message))
+            }
+            Credentials::Device | Credentials::Key(_) | Credentials::Session(..) => Ok(credentials),
         }
     }
 
@@ -238,6 +269,11 @@ fn refused(error: ChangeError) -> Refusal {
 
 fn broken(error: &Error) -> Refusal {
     tracing::error!(%error, "the store failed a management request");
+    Refusal::internal()
+}
+
+fn no_randomness(error: getrandom::Error) -> Refusal {
+    tracing::error!(%error, "the system gave no random numbers");
     Refusal::internal()
 }
 

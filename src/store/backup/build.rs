@@ -22,7 +22,8 @@ use zeroize::Zeroizing;
 use super::format::{self, Manifest};
 use super::{BackupError, space};
 use crate::model::{
-    App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Secret, Trigger, Version,
+    App, DeadLetter, Domain, ExecutionRecord, Key, Route, Row, Script, Secret, Session, Trigger, User,
+    Version,
 };
 use crate::store::backend::Card;
 use crate::store::codec::{self, Stored};
@@ -383,6 +384,8 @@ fn check_row(table: &str, key: &[u8], value: &[u8]) -> Result<(), Error> {
         "versions" => check_version(key, value),
         "routes" => check_id(key, value, |route: &Route| route.id),
         "keys" => check_id(key, value, |key: &Key| key.id),
+        "users" => check_id(key, value, |user: &User| user.id),
+        "sessions" => check_id(key, value, |session: &Session| session.id),
         "outbox" => check_id(key, value, |row: &Row| row.execution_id),
         "dead_letters" => check_id(key, value, |letter: &DeadLetter| letter.id),
         "triggers" => check_id(key, value, |trigger: &Trigger| trigger.id),

@@ -15,7 +15,7 @@ use crate::store::log::{self, BlockHead};
 use crate::store::tables::{
     self, APPS, DEAD_LETTERS, DOMAINS, KEYS, KV, KV_EXPIRY, KV_USAGE, LOG, LOG_INDEX, META, META_CLAIMED,
     META_DEAD_BYTES, META_SCHEMA, META_VERSIONS_BYTES, META_WEAR, OUTBOX, ROUTES, SCRIPTS, TableKey,
-    TableVisitor, VERSIONS,
+    TableVisitor, USERS, VERSIONS,
 };
 use crate::store::wear::Wear;
 use crate::store::{Error, SCHEMA};
@@ -24,7 +24,7 @@ type Shelf<K> = BTreeMap<K, Vec<u8>>;
 type Record = (u128, Vec<u8>);
 
 /// Tables that are read below.
-const TABLES: usize = 17;
+const TABLES: usize = 19;
 
 /// The tables of a file.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub(super) struct Found {
     pub(super) scripts: Shelf<u128>,
     pub(super) routes: Shelf<u128>,
     pub(super) keys: Shelf<u128>,
+    /// Nothing in a history changes them; sessions are none.
+    pub(super) users: Shelf<u128>,
     pub(super) versions: Shelf<(u128, u32)>,
     pub(super) outbox: Shelf<u128>,
     pub(super) letters: Shelf<u128>,
@@ -79,6 +81,7 @@ impl Found {
             scripts: read(&txn, SCRIPTS)?,
             routes: read(&txn, ROUTES)?,
             keys: read(&txn, KEYS)?,
+            users: read_since(&txn, USERS)?,
             versions: read(&txn, VERSIONS)?,
             outbox: read(&txn, OUTBOX)?,
             letters: read(&txn, DEAD_LETTERS)?,
@@ -221,6 +224,17 @@ where
         all.insert(key.value(), bytes.value().to_vec());
     }
     Ok(all)
+}
+
+/// A table that files of older releases do not have.
+fn read_since(
+    txn: &ReadTransaction,
+    table: TableDefinition<'_, u128, &'static [u8]>,
+) -> Result<Shelf<u128>, String> {
+    match txn.open_table(table) {
+        Err(TableError::TableDoesNotExist(_)) => Ok(Shelf::new()),
+        _ => read(txn, table),
+    }
 }
 
 /// A table whose keys are bytes; empty in files of releases that did not have it.

@@ -38,6 +38,7 @@ fn world(found: &Found) -> World {
         scripts: shelf(&found.scripts),
         routes: shelf(&found.routes),
         keys: shelf(&found.keys),
+        users: shelf(&found.users),
         ..SetUp::default()
     };
     for (key, bytes) in &found.versions {

@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::found::Found;
 use super::world::{Item, Shelf, World, put, revived, shelf_differs};
 use crate::model::{
-    App, Domain, HostPattern, Key, Name, PathPattern, Route, Script, ScriptSource, Slug, UnixMs, Version,
+    App, Domain, HostPattern, Key, Name, PathPattern, Route, Script, ScriptSource, Slug, UnixMs, User,
+    Version,
 };
 use crate::store::catalog::Catalog;
 use crate::store::{
@@ -125,6 +126,7 @@ pub(super) struct SetUp {
     pub(super) scripts: Shelf<Script>,
     pub(super) routes: Shelf<Route>,
     pub(super) keys: Shelf<Key>,
+    pub(super) users: Shelf<User>,
     pub(super) versions: BTreeMap<(u128, u32), Arc<Item<Version>>>,
     /// Whether a source came or went since the bounds were looked at.
     pub(super) touched: bool,
@@ -288,6 +290,7 @@ impl SetUp {
             .or_else(|| shelf_differs("script", &self.scripts, &found.scripts))
             .or_else(|| shelf_differs("route", &self.routes, &found.routes))
             .or_else(|| shelf_differs("key", &self.keys, &found.keys))
+            .or_else(|| shelf_differs("user", &self.users, &found.users))
             .or_else(|| (!versions.eq(&found.versions)).then(|| "the script versions are others".to_owned()))
     }
 
@@ -302,5 +305,6 @@ impl SetUp {
             && same(&self.scripts, &catalog.scripts)
             && same(&self.routes, &catalog.routes)
             && same(&self.keys, &catalog.keys)
+            && same(&self.users, &catalog.users)
     }
 }
