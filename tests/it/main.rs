@@ -52,4 +52,5 @@ mod tidy;
 mod tls;
 mod tour;
 mod triggers;
+mod updates;
 mod wear;
