@@ -120,7 +120,6 @@ impl Device {
     }
 
     /// Takes an update in, without root's part.
-    #[track_caller]
     fn upload(&self, bundle: &Path) -> crate::http::Answer {
         let request = self.daemon.request("POST", "/api/v1/updates").key(KEY);
         request.header("content-type", "application/octet-stream").body(fs::read(bundle).unwrap()).send()
@@ -487,9 +486,7 @@ fn bring_to_next_schema(device: &Device) {
 }
 
 fn store_of(device: &Device) -> PathBuf {
-    let entries = fs::read_dir(device.path("data/picloud")).unwrap();
-    let mut paths = entries.map(|entry| entry.unwrap().path());
-    paths.find(|path| path.extension().is_some_and(|extension| extension == "redb")).unwrap()
+    device.path("data/picloud/picloud.redb")
 }
 
 /// The newer version changed the data; the older one gets those that it can read, from the copy of the update or from
