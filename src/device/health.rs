@@ -31,7 +31,8 @@ pub enum Verdict {
 /// If what was decided cannot be written down.
 pub fn health(place: &Place, daemon: &Daemon<'_>, time_max: Duration) -> Result<Verdict, Error> {
     let boot = Boot::read(place)?;
-    if !boot.is_on_probation() {
+    // It may have been confirmed since it was booted.
+    if !boot.is_on_probation() || State::read(&disk(place)?)?.pending != Some(boot.slot) {
         return Ok(Verdict::NotAsked);
     }
     let before = Before::read(place);

@@ -95,8 +95,10 @@ impl Work<'_> {
     fn run(&mut self, order: &Order, daemon: &Daemon<'_>) -> Result<Manifest, Error> {
         let disk = disk::disk(self.place)?;
         let state = State::read(&disk)?;
-        // Also before the reboot into a slot that was chosen just now.
-        if let Some(pending) = self.boot.pending.or(state.pending) {
+        // Also before the reboot into a slot that was chosen just now. What the command line says is older: a slot
+        // may have been confirmed or given up since.
+        let unproved = self.boot.is_on_probation() && state.slot != self.boot.slot;
+        if let Some(pending) = state.pending.or(unproved.then_some(self.boot.slot)) {
             return Err(Error::Probation(pending));
         }
         let image = Image::here(self.place)?;

@@ -54,4 +54,5 @@ mod tls;
 mod tour;
 mod triggers;
 mod users;
+mod updates;
 mod wear;

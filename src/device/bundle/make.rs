@@ -59,7 +59,7 @@ impl Recipe {
         let key = keys::private_key(&self.key).map_err(|why| wrong(&self.key, why))?;
         let mut slot = File::open(&self.slot).map_err(unmade(&self.slot))?;
         let slot_bytes = slot.metadata().map_err(unmade(&self.slot))?.len();
-        if slot_bytes == 0 || slot_bytes % BLOCK_BYTES != 0 || slot_bytes > image.slot_bytes {
+        if slot_bytes == 0 || !slot_bytes.is_multiple_of(BLOCK_BYTES) || slot_bytes > image.slot_bytes {
             let why =
                 format!("{slot_bytes} bytes are no multiple of {BLOCK_BYTES} up to {}", image.slot_bytes);
             return Err(wrong(&self.slot, why).into());

@@ -112,7 +112,7 @@ pub(super) fn parse(facts: &[u8]) -> Result<Manifest, BundleError> {
     if manifest.sha256.len() != 64 || !manifest.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(bad("sha256 is not 64 hexadecimal digits".into()));
     }
-    if manifest.slot_bytes == 0 || manifest.slot_bytes % BLOCK_BYTES != 0 {
+    if manifest.slot_bytes == 0 || !manifest.slot_bytes.is_multiple_of(BLOCK_BYTES) {
         return Err(bad(format!("slot_bytes {} is no multiple of {BLOCK_BYTES}", manifest.slot_bytes)));
     }
     Ok(manifest)
