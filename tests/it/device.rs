@@ -37,7 +37,11 @@ fn a_boot_prepares_the_device() {
     let ran = picloud(&["device", "prepare", "--root", root], &[]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "this device is picloud-beef\n", ""));
     let wifi = read(dir.path(), "run/picloud-device/wpa_supplicant-wlan0.conf");
-    assert!(wifi.contains("\tssid=486f6d65\n") && wifi.contains("\tpsk=\"it is me\"\n"), "{wifi}");
+    assert!(
+        wifi.contains("\tssid=486f6d65\n")
+            && wifi.contains("\tpsk=287ae5b33067b8d8f3bc3d965fafae2fba97f4c1648c0b32769637e742947040\n"),
+        "{wifi}"
+    );
     let applied = read(dir.path(), "boot/firmware/picloud.toml.applied");
     assert!(applied.contains("password = \"(removed)\"\r\n"), "{applied}");
     // Each device has keys of its own.

@@ -85,7 +85,8 @@ fn temperature(place: &Place) -> Option<f64> {
 /// The compressed memory that stands for a swap file, which would wear the card (kernel: zram.rst).
 fn zram(place: &Place) -> Value {
     let block = place.path("sys/block/zram0");
-    let Some(size) = number::<u64>(&block.join("disksize")) else { return Value::Null };
+    let size = number::<u64>(&block.join("disksize")).filter(|size| *size > 0);
+    let Some(size) = size else { return Value::Null };
     let figures = text(&block.join("mm_stat")).unwrap_or_default();
     let mut figures = figures.split_ascii_whitespace().map(|word| word.parse::<u64>().ok());
     let (stored, compressed, used) = (figures.next(), figures.next(), figures.next());

@@ -1,9 +1,16 @@
 //! The network as systemd-networkd and wpa_supplicant take it (systemd.network(5), wpa_supplicant.conf(5)).
 
+use std::num::NonZeroU32;
+
+use ring::pbkdf2;
+
 use super::settings::{Network, Wifi};
+use super::values;
 
 /// A cable is preferred to the air: networkd's own default is 1024, and less is better.
 const WIRELESS_METRIC: u32 = 2048;
+/// How often a password is hashed (IEEE 802.11, J.4.1).
+const ROUNDS: NonZeroU32 = NonZeroU32::new(4096).expect("it is not zero");
 
 /// Every Ethernet device, also one on USB, but none that is virtual.
 pub(super) fn ethernet(network: &Network) -> String {
@@ -44,7 +51,9 @@ fn unit(matching: &str, network: &Network, metric: Option<u32>) -> String {
     text
 }
 
-/// The configuration of wpa_supplicant. Names of networks stand in hexadecimal digits, which need no escapes.
+/// The configuration of wpa_supplicant. Its texts in quotes know no escapes, and a `#` behind a quote begins a comment: so
+/// everything that people chose stands in hexadecimal digits. Of a password that is the key it becomes, but WPA3 needs the
+/// password itself.
 pub(super) fn wpa_supplicant(wifi: &Wifi) -> String {
     let mut text = format!(
         "# Made at each boot from the settings of this device.\nctrl_interface=/run/wpa_supplicant\n\
@@ -54,27 +63,29 @@ pub(super) fn wpa_supplicant(wifi: &Wifi) -> String {
     if wifi.hidden {
         text += "\tscan_ssid=1\n";
     }
-    match (&wifi.psk, &wifi.password) {
-        (Some(psk), _) => {
-            text += &format!("\tkey_mgmt=WPA-PSK WPA-PSK-SHA256\n\tieee80211w=1\n\tpsk={psk}\n")
+    let psk = match &wifi.password {
+        Some(password) if wifi.wpa3 => {
+            let password = values::hex(password.as_bytes());
+            text += &format!("\tkey_mgmt=SAE\n\tieee80211w=2\n\tsae_password={password}\n");
+            return text + "}\n";
         }
-        (None, Some(password)) if wifi.wpa3 => {
-            text += &format!("\tkey_mgmt=SAE\n\tieee80211w=2\n\tsae_password={}\n", quoted(password));
-        }
-        (None, Some(password)) => {
-            let quoted = quoted(password);
-            text += &format!("\tkey_mgmt=WPA-PSK WPA-PSK-SHA256\n\tieee80211w=1\n\tpsk={quoted}\n");
-        }
-        (None, None) => text += "\tkey_mgmt=NONE\n",
-    }
+        Some(password) => Some(key_of(password, &wifi.ssid_hex)),
+        None => wifi.psk.clone(),
+    };
+    text += &match psk {
+        Some(psk) => format!("\tkey_mgmt=WPA-PSK WPA-PSK-SHA256\n\tieee80211w=1\n\tpsk={psk}\n"),
+        None => "\tkey_mgmt=NONE\n".to_owned(),
+    };
     text + "}\n"
 }
 
-/// A text in quotes. wpa_supplicant knows no escapes in it: it takes everything from the first quote of the line to the
-/// last (wpa_config_parse_string and wpa_config_get_line in its sources), so what a line can hold stands as it is.
-fn quoted(text: &str) -> String {
-    debug_assert!(!text.contains(char::is_control), "a password is one line");
-    format!("\"{text}\"")
+/// The key that a password becomes (IEEE 802.11, J.4.1).
+fn key_of(password: &str, ssid_hex: &str) -> String {
+    let digit = |at: usize| ssid_hex.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    let ssid: Vec<u8> = (0..ssid_hex.len()).step_by(2).filter_map(digit).collect();
+    let mut key = [0; 32];
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA1, ROUNDS, &ssid, password.as_bytes(), &mut key);
+    values::hex(&key)
 }
 
 #[cfg(test)]
@@ -121,29 +132,44 @@ mod tests {
     }
 
     #[test]
-    fn passwords_stand_as_they_are() {
-        let home = Wifi { ssid_hex: "686f6d65".into(), country: "DE".into(), ..Wifi::default() };
+    fn what_people_chose_stands_in_digits() {
+        let home = Wifi { ssid_hex: "49454545".into(), country: "DE".into(), ..Wifi::default() };
         let head =
-            "ctrl_interface=/run/wpa_supplicant\nupdate_config=0\ncountry=DE\n\nnetwork={\nssid=686f6d65\n";
+            "ctrl_interface=/run/wpa_supplicant\nupdate_config=0\ncountry=DE\n\nnetwork={\nssid=49454545\n";
         let wpa2 = "key_mgmt=WPA-PSK WPA-PSK-SHA256\nieee80211w=1\n";
+        let odd = r#"a"b#c\d'e ü"#;
         let rows = [
-            (Wifi { ..home.clone() }, "key_mgmt=NONE\n".to_owned()),
-            (Wifi { password: Some("it is me".into()), ..home.clone() }, format!("{wpa2}psk=\"it is me\"\n")),
-            (
-                Wifi { password: Some(r#"a"b\c#d'e ü"#.into()), ..home.clone() },
-                format!("{wpa2}psk=\"{}\"\n", r#"a"b\c#d'e ü"#),
-            ),
+            (home.clone(), "key_mgmt=NONE\n".to_owned()),
             (
                 Wifi { psk: Some("ab".repeat(32)), hidden: true, ..home.clone() },
                 format!("scan_ssid=1\n{wpa2}psk={}\n", "ab".repeat(32)),
             ),
             (
-                Wifi { password: Some("it is me".into()), wpa3: true, ..home.clone() },
-                "key_mgmt=SAE\nieee80211w=2\nsae_password=\"it is me\"\n".to_owned(),
+                Wifi { password: Some(odd.into()), ..home.clone() },
+                format!("{wpa2}psk={}\n", key_of(odd, "49454545")),
+            ),
+            (
+                Wifi { password: Some(odd.into()), wpa3: true, ..home.clone() },
+                format!("key_mgmt=SAE\nieee80211w=2\nsae_password={}\n", values::hex(odd.as_bytes())),
             ),
         ];
         for (wifi, rest) in rows {
             check(&wpa_supplicant(&wifi), &format!("{head}{rest}}}"));
+        }
+    }
+
+    #[test]
+    fn passwords_become_keys_as_the_standard_says() {
+        // Its own examples (IEEE 802.11, J.4.2).
+        for (password, ssid, key) in [
+            ("password", "IEEE", "f42c6fc52df0ebef9ebb4b90b38a5f902e83fe1b135a70e23aed762e9710a12e"),
+            (
+                "ThisIsAPassword",
+                "ThisIsASSID",
+                "0dc0d6eb90555ed6419756b9a15ec3e3209b63df707dd508d14581f8982721af",
+            ),
+        ] {
+            assert_eq!(key_of(password, &values::hex(ssid.as_bytes())), key, "{password}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `picloud.toml` on the boot partition: what the device is to be, and the daemon's own tables.
 //!
-//! A table [ethernet] or [wifi], or one of the daemon's, takes the place of the whole table that was set before; of the
+//! A table `ethernet` or `wifi`, or one of the daemon's, takes the place of the whole table that was set before; of the
 //! other tables each key does so by itself, and an empty text takes a key back.
 
 use std::path::Path;
