@@ -16,8 +16,11 @@ use serde_json::{Value, json};
 
 use crate::http::{Answer, Connection, Request};
 
-/// The program under test.
-pub(crate) const PICLOUD: &str = env!("CARGO_BIN_EXE_picloud");
+/// The program under test: the one that cargo just built, or another that is named while the tests are compiled.
+pub(crate) const PICLOUD: &str = match option_env!("PICLOUD_TEST_BINARY") {
+    Some(another) => another,
+    None => env!("CARGO_BIN_EXE_picloud"),
+};
 /// The key that daemons are started with.
 pub(crate) const KEY: &str = "the-key-of-the-tests";
 /// Nothing that a test waits for takes longer, even on a busy machine.
