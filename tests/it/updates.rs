@@ -478,15 +478,11 @@ fn the_device_fetches_an_update_by_itself() {
 /// Lets the store look as if a newer version had brought it to its schema.
 fn bring_to_next_schema(device: &Device) {
     let meta: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
-    let store = redb::Database::open(store_of(device)).unwrap();
+    let store = redb::Database::open(device.path("data/picloud/picloud.redb")).unwrap();
     let change = store.begin_write().unwrap();
     let next = (SCHEMA + 1).to_le_bytes();
     assert!(change.open_table(meta).unwrap().insert("schema", next.as_slice()).unwrap().is_some());
     change.commit().unwrap();
-}
-
-fn store_of(device: &Device) -> PathBuf {
-    device.path("data/picloud/picloud.redb")
 }
 
 /// The newer version changed the data; the older one gets those that it can read, from the copy of the update or from
@@ -500,8 +496,8 @@ fn data_go_back_with_the_slot() {
         assert_eq!(device.power_cycle(), Slot::B);
         assert_eq!(device.helper(&["settle"]).code, 0);
         if has_copy {
-            let aside = format!("{}.schema-{SCHEMA}", store_of(&device).display());
-            fs::copy(store_of(&device), aside).unwrap();
+            let aside = format!("{}.schema-{SCHEMA}", device.path("data/picloud/picloud.redb").display());
+            fs::copy(device.path("data/picloud/picloud.redb"), aside).unwrap();
         }
         bring_to_next_schema(&device);
         while device.power_cycle() == Slot::B {}
