@@ -135,6 +135,11 @@ struct Job {
 }
 
 impl Updates {
+    /// The device that is updated.
+    pub fn place(&self) -> &Place {
+        &self.settings.place
+    }
+
     /// A desk; nothing is touched yet.
     pub fn new(settings: Settings) -> Updates {
         Updates { settings: Arc::new(settings), desk: Arc::default() }

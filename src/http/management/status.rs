@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::input::Call;
 use super::{Office, Outcome, blocking, not_allowed};
-use crate::device::{Place, facts};
+use crate::device::facts;
 use crate::http::reply;
 use crate::model::UnixMs;
 
@@ -21,7 +21,8 @@ impl Office {
         if call.method != Method::GET {
             return not_allowed("GET");
         }
-        let device = blocking(|| facts::look(&Place::here(), UnixMs::now())).await?;
+        let place = self.updates.place().clone();
+        let device = blocking(move || facts::look(&place, UnixMs::now())).await?;
         let load = self.store.load();
         let body = json!({
             "version": env!("CARGO_PKG_VERSION"),
