@@ -68,6 +68,8 @@ impl Pi {
             .args(["-chardev", &tty, "-serial", "null", "-serial", "chardev:tty"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            // It tells of each connection that comes before the board has a network.
+            .stderr(fs::File::create(card.with_extension("qemu")).unwrap())
             .spawn()
             .unwrap();
         let console = until("the serial line", || UnixStream::connect(&socket).ok());
@@ -125,7 +127,7 @@ impl Pi {
                 String::from_utf8_lossy(&said)
             );
             said.extend(self.drain());
-            let text = String::from_utf8_lossy(&said).replace('\r', "");
+            let text = plain(&String::from_utf8_lossy(&said));
             let Some((before, after)) = text.split_once(&mark) else { continue };
             let Some((code, _)) = after.split_once('\n') else { continue };
             let out = before.split_once('\n').map_or("", |(_, out)| out);
@@ -201,6 +203,14 @@ impl Drop for Pi {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
+}
+
+/// Without what is for terminals only (ECMA-48, control sequences).
+fn plain(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let rest = parts.map(|part| part.trim_start_matches(|c: char| !c.is_ascii_alphabetic()));
+    rest.fold(first, |all, part| all + part.get(1..).unwrap_or_default()).replace('\r', "")
 }
 
 /// Runs the daemon of this machine on a data directory, and asks it something.

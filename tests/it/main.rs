@@ -53,6 +53,6 @@ mod tidy;
 mod tls;
 mod tour;
 mod triggers;
-mod users;
 mod updates;
+mod users;
 mod wear;

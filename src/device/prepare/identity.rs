@@ -37,13 +37,15 @@ pub(super) fn host_name(place: &Place, settings: &Settings) -> Result<String, (S
     }
 }
 
-/// Four digits that tell devices of one network apart: the last of the board's serial number, else of the machine's id.
+/// Four digits that tell devices of one network apart: the last of the board's serial number, if its maker gave it one,
+/// else of the machine's id.
 fn tail(place: &Place) -> String {
     let serial = place.path("sys/firmware/devicetree/base/serial-number");
     let ids = [serial, place.identity().join("machine-id"), place.path("etc/machine-id")];
     let hex = |text: String| {
         let digits = text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        digits.then(|| text[text.len() - 4..].to_ascii_lowercase())
+        let told = digits && text.bytes().any(|byte| byte != b'0');
+        told.then(|| text[text.len() - 4..].to_ascii_lowercase())
     };
     ids.iter().find_map(|path| line(path).and_then(hex)).unwrap_or_else(|| "0000".to_owned())
 }

@@ -161,6 +161,14 @@ fn identity_stays_and_keys_of_a_boot_go() {
 }
 
 #[test]
+fn a_board_without_a_serial_number_is_named_after_its_identity() {
+    let board = Board::new();
+    board.put("sys/firmware/devicetree/base/serial-number", "0000000000000000\0");
+    board.put("data/identity/machine-id", "0123456789abcdef0123456789ab7e57\n");
+    assert_eq!(board.start().host_name, "picloud-7e57");
+}
+
+#[test]
 fn the_code_goes_from_the_console_once_a_user_exists() {
     let board = Board::new();
     board.start();
