@@ -106,7 +106,7 @@ pub(crate) fn every_write(kit: &Kit) {
     }
     let from = pi.log().len();
     pi.ask("systemctl reboot");
-    pi.until_logs("U-Boot", from);
+    pi.until_logs("PiCloud: slot", from);
     pi.until_answers("/hello/you");
     pi.pull();
 
