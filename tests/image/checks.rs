@@ -14,6 +14,9 @@ use crate::pi::{Pi, SHELL, until};
 
 type Check = fn(&Kit);
 
+/// The serial line has what the initrd says.
+const LOUD: &str = "loglevel=6";
+
 pub(crate) const CHECKS: &[(&str, Check)] = &[
     ("scan: the card holds what boards need, and nothing that two devices share", scan),
     ("first boot: it answers, is set up, takes a script, and keeps it over a restart", first_boot),
@@ -241,7 +244,7 @@ fn preseed(kit: &Kit) {
 }
 
 fn slots(kit: &Kit) {
-    let card = Card::flash(kit, "slots", 2, SHELL);
+    let card = Card::flash(kit, "slots", 2, LOUD);
     // Slot B is the same system.
     let slot = fs::read(card.partition(2)).unwrap();
     card.overwrite(Card::slot('B'), &slot);
@@ -409,7 +412,7 @@ fn rollback(kit: &Kit) {
 }
 
 fn reset(kit: &Kit) {
-    let card = Card::flash(kit, "reset", 2, SHELL);
+    let card = Card::flash(kit, "reset", 2, &format!("{SHELL} {LOUD}"));
     let mut pi = Pi::boot(kit, &card);
     pi.until_answers("/hello/you");
     let key = pi.key();
