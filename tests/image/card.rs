@@ -40,6 +40,7 @@ impl Card {
     pub(crate) fn flash(kit: &Kit, name: &str, gib: u64, extra: &str) -> Card {
         let path = kit.work.join(format!("{name}.img"));
         run("cp", &["--sparse=always", kit.card.to_str().unwrap(), path.to_str().unwrap()]);
+        let _ = fs::remove_file(path.with_extension("log"));
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(gib << 30).unwrap();
         let card = Card { path };
