@@ -19,7 +19,7 @@ use crate::model::{BUILD_EPOCH, UnixMs};
 const HOSTS: [&str; 4] = [
     "http://www.google.com",
     "http://www.cloudflare.com",
-    "http://www.debian.org",
+    "http://www.kernel.org",
     "http://www.microsoft.com",
 ];
 /// Answers that are further apart do not agree.
