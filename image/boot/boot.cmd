@@ -37,7 +37,8 @@ if test -n "${pending}"; then
   fi
 fi
 
-# What does not load, or is torn (the kernel is packed with a checksum), leaves the turn to the other slot.
+# What does not load leaves the turn to the other slot. A kernel that is torn may unpack all the same, since U-Boot does not
+# look at its checksum; it then ends in a restart, and the tries run out.
 setenv boot_slot 'if test ${b} = A; then setenv part 2; else setenv part 3; fi; echo PiCloud: slot ${b}; if load mmc 0:${part} ${ramdisk_addr_r} /boot/initrd.img; then setenv initrd_size ${filesize}; if load mmc 0:${part} ${kernel_comp_addr_r} /boot/Image.gz; then if unzip ${kernel_comp_addr_r} ${kernel_addr_r}; then setenv bootargs console=tty1 console=ttyS1,115200 ro quiet net.ifnames=0 panic=10 picloud.slot=${b} picloud.pending=${pending} ${extra}; booti ${kernel_addr_r} ${ramdisk_addr_r}:${initrd_size} ${fdt_addr}; fi; fi; fi; echo PiCloud: slot ${b} does not start'
 setenv b ${first}
 run boot_slot
