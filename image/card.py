@@ -3,6 +3,7 @@
 
 card.py script TEXT FILE                  a U-Boot script (image format of 2005: include/image.h of U-Boot)
 card.py environment FILE SIZE K=V ..      a U-Boot environment: CRC32, then K=V, each ended by a zero
+card.py sums FILE KERNEL INITRD           what the boot script compares: the CRC32 of each, lowest byte first
 card.py assemble CARD BOOT SLOT DATA      the whole card; slot B stays blank
 card.py layout                            what is where, in MiB, for shells
 """
@@ -81,6 +82,11 @@ def main():
     elif verb == "environment":
         with open(words[0], "wb") as file:
             file.write(environment(words[2:], int(words[1], 0)))
+    elif verb == "sums":
+        with open(words[0], "wb") as file:
+            for path in words[1:]:
+                with open(path, "rb") as part:
+                    file.write(struct.pack("<I", zlib.crc32(part.read())))
     elif verb == "assemble":
         assemble(*words)
     elif verb == "layout":

@@ -37,13 +37,18 @@ if test -n "${pending}"; then
   fi
 fi
 
-# What does not load leaves the turn to the other slot. A kernel that is torn may unpack all the same, since U-Boot does not
-# look at its checksum; it then ends in a restart, and the tries run out.
-setenv boot_slot 'if test ${b} = A; then setenv part 2; else setenv part 3; fi; echo PiCloud: slot ${b}; if load mmc 0:${part} ${ramdisk_addr_r} /boot/initrd.img; then setenv initrd_size ${filesize}; if load mmc 0:${part} ${kernel_comp_addr_r} /boot/Image.gz; then if unzip ${kernel_comp_addr_r} ${kernel_addr_r}; then setenv bootargs console=tty1 console=ttyS1,115200 ro quiet net.ifnames=0 panic=10 picloud.slot=${b} picloud.pending=${pending} ${extra}; booti ${kernel_addr_r} ${ramdisk_addr_r}:${initrd_size} ${fdt_addr}; fi; fi; fi; echo PiCloud: slot ${b} does not start'
+# What does not load leaves the turn to the other slot, and so does what is torn: /boot/sums has the CRC-32 of the kernel and
+# of the initrd, since unzip does not look at the one of gzip, and nothing at all looks at the initrd's.
+setenv sums_addr 0x0E010000
+setenv load_whole 'load mmc 0:${part} ${to} /boot/${file} && crc32 ${to} ${filesize} 0x0E010100 && cmp.l 0x0E010100 ${sum} 1'
+setenv load_kernel 'setenv file Image.gz; setenv to ${kernel_comp_addr_r}; setenv sum ${sums_addr}; run load_whole'
+setenv load_initrd 'setenv file initrd.img; setenv to ${ramdisk_addr_r}; setenv sum 0x0E010004; run load_whole'
+setenv start 'setenv bootargs console=tty1 console=ttyS1,115200 ro quiet net.ifnames=0 panic=10 picloud.slot=${b} picloud.pending=${pending} ${extra}; booti ${kernel_addr_r} ${ramdisk_addr_r}:${filesize} ${fdt_addr}'
+setenv boot_slot 'if test ${b} = A; then setenv part 2; else setenv part 3; fi; echo PiCloud: slot ${b}; mw.l ${sums_addr} 0 2; load mmc 0:${part} ${sums_addr} /boot/sums && run load_kernel && unzip ${kernel_comp_addr_r} ${kernel_addr_r} && run load_initrd && run start; echo PiCloud: slot ${b} does not start'
 setenv b ${first}
 run boot_slot
 if test ${first} = A; then setenv b B; else setenv b A; fi
 run boot_slot
-echo PiCloud: no slot starts; again in 10 seconds
+echo PiCloud: no slot starts, again in 10 seconds
 sleep 10
 reset

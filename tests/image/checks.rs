@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Kit;
+use crate::build;
 use crate::card::{Card, run};
 use crate::cuts;
 use crate::pi::{Pi, SHELL, until};
@@ -30,6 +31,7 @@ pub(crate) const CHECKS: &[(&str, Check)] = &[
     ("clock: a clock in 1970 or in the future stops nothing", clock),
     ("sizes: the data partition takes all of a card of 2, 4 and 8 GiB", sizes),
     ("cuts: the plug is pulled at every write", cuts::every_write),
+    ("twice: two builds of one commit are the same, byte by byte", build::twice),
     ("watchdog: the hardware restarts a system that is lost", watchdog),
 ];
 

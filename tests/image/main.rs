@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::as_conversions, missing_docs, unreachable_pub)]
 
+mod build;
 mod card;
 mod checks;
 mod cuts;
