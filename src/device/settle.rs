@@ -48,9 +48,14 @@ pub fn settle(place: &Place, go_back: GoBack<'_>, journal: Journal<'_>) -> Resul
             Ok(format!("the update to {} was interrupted before its first boot", before.version))
         }
         _ => {
+            let error = (state.pending.is_none() && state.slot != slot).then(|| {
+                let meant = state.slot;
+                format!("slot {meant} could not be loaded, so slot {slot} runs; an update makes slot {meant} whole again")
+            });
             clear(&disk, state)?;
-            Progress::idle(Some(slot)).tell(place)?;
-            Ok(format!("slot {slot} runs; no update is under way"))
+            let told = error.clone().unwrap_or_else(|| format!("slot {slot} runs; no update is under way"));
+            Progress { error, ..Progress::idle(Some(slot)) }.tell(place)?;
+            Ok(told)
         }
     }
 }

@@ -15,10 +15,12 @@ use crate::model::{
     Access, App, AppLimits, BodyMode, DispatchMode, Domain, Durability, Egress, Key, Route, Sandbox, Script,
     ScriptSource, UnixMs,
 };
-use crate::store::{ChangeError, Changes, Store};
+use crate::store::{ChangeError, Changes, SCHEMA, Store};
 
 /// The file in the data directory that holds the first admin key.
 const KEY_FILE: &str = "admin.key";
+/// The file in the data directory that says which schema the store has, for a package that is to replace the program.
+const SCHEMA_FILE: &str = "schema";
 /// The script that answers before anything was set up.
 const HELLO: &str = include_str!("hello.rhai");
 
@@ -45,6 +47,17 @@ pub(super) fn set_up(store: &Store, data_dir: &Path) -> Result<(), Error> {
     tracing::info!("the store was empty: app \"default\" answers on every host, try /hello/you");
     tracing::info!("the admin key is in {}", path.display());
     Ok(())
+}
+
+/// Notes the schema of the store, for when the program that knows is gone. Written only when it changes.
+pub(super) fn note_schema(data_dir: &Path) {
+    let (path, told) = (data_dir.join(SCHEMA_FILE), format!("{SCHEMA}\n"));
+    if std::fs::read_to_string(&path).is_ok_and(|there| there == told) {
+        return;
+    }
+    if let Err(error) = std::fs::write(&path, told) {
+        tracing::warn!(%error, "the schema could not be noted in {}", path.display());
+    }
 }
 
 /// The key in the data directory, if there is one, as a store would hold it.

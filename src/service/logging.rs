@@ -1,6 +1,7 @@
 //! Where events go: readable lines on a desk, JSON on request, the journal under systemd.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -47,7 +48,7 @@ impl Log {
                 Box::new(journal.insert(found).layer())
             }
             // systemd says so when standard error is the journal (systemd.exec(5), JOURNAL_STREAM).
-            LogFormat::Auto if std::env::var_os("JOURNAL_STREAM").is_some() => match open_journal() {
+            LogFormat::Auto if is_journal(&io::stderr()) => match open_journal() {
                 Ok(found) => Box::new(journal.insert(found).layer()),
                 Err(_) => text(&lines),
             },
@@ -78,6 +79,13 @@ fn filter(config: &config::Log) -> Result<Targets, String> {
     // All that a script writes, whatever is told of the daemon itself.
     let scripts = if config.scripts { LevelFilter::TRACE } else { LevelFilter::OFF };
     Ok(filter.with_target(SCRIPT_LINES, scripts))
+}
+
+/// Whether a stream is the journal's. The variable alone says nothing: children inherit it, and what they write to goes
+/// elsewhere.
+fn is_journal(stream: &impl AsFd) -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(stream).is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 fn text(lines: &Lines) -> Sink {

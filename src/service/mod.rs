@@ -224,6 +224,17 @@ impl<'a> Caretaker<'a> {
             tracing::error!(bad_starts, "SAFE MODE: no script runs until `picloud resume`");
         }
         let watch = Watch::start(starts)?;
+        let caretaker = Caretaker::take_over(startup, log, watch.clone(), is_safe);
+        // What cannot even begin did not crash.
+        caretaker.inspect_err(|_| watch.take_back())
+    }
+
+    fn take_over(
+        startup: Startup,
+        log: &'a Log,
+        watch: Watch,
+        is_safe: bool,
+    ) -> Result<Caretaker<'a>, Error> {
         let config = &startup.config;
         // Sockets first: if one cannot be had, nothing has been touched, and early guests wait in the kernel.
         let mut sockets = Sockets::inherit()?;
@@ -272,7 +283,10 @@ impl<'a> Caretaker<'a> {
                     self.refuse(&error.to_string());
                     continue;
                 }
-                (Err(error), None) => return Err(error),
+                (Err(error), None) => {
+                    self.watch.take_back();
+                    return Err(error);
+                }
             };
             self.watch.open(house.pipeline());
             let trial = house.trial.clone();
@@ -357,6 +371,7 @@ impl<'a> Caretaker<'a> {
         let setup = Arc::new(SetupFiles::new(&config.server.data_dir));
         startable.start(house::hooks(&routes, &dispatch, &certificates, &setup, tell_broken))?;
         first_run::set_up(&store, &config.server.data_dir)?;
+        first_run::note_schema(&config.server.data_dir);
         let logins = Logins::new(setup.code(&store.catalog()));
         let (guests, info) = (Guests::new(&parts::limits(config)), self.info.clone());
         let (tell_reopen, reopen) = mpsc::unbounded_channel();

@@ -6,7 +6,7 @@
 
 use super::house::House;
 use super::sockets::Sockets;
-use super::{Caretaker, Error, systemd, tls};
+use super::{Caretaker, Error, parts, systemd, tls};
 use crate::config::Config;
 
 /// What a reload came to.
@@ -48,6 +48,9 @@ impl Caretaker<'_> {
         if config.server.data_dir != now.server.data_dir {
             return Err("server.data_dir cannot change while PiCloud runs; restart it".to_owned());
         }
+        if config.device != now.device {
+            return Err("[device] cannot change while PiCloud runs; restart it".to_owned());
+        }
         if config.log.format != now.log.format {
             return Err("log.format cannot change while PiCloud runs; restart it".to_owned());
         }
@@ -57,20 +60,15 @@ impl Caretaker<'_> {
         }
         let settings =
             tls::settings(&config, &sockets.addresses(false), &sockets.addresses(true)).map_err(said)?;
-        if !is_front_only(now, &config) {
-            self.log.set_level(&config.log)?;
-            let was = std::mem::replace(&mut self.startup.config, config);
-            let before = self.sockets.fit(&was).map_err(said)?;
-            self.sockets.become_these(sockets);
-            return Ok(Reloaded::Reopen(Box::new((was, before))));
-        }
+        let is_front_only = is_front_only(now, &config);
         let certificates = house.certificates.load_full();
         let stays = match (&certificates, &settings) {
             (Some(tls), Some(settings)) => tls.is_of(settings),
             (None, None) => true,
             _ => false,
         };
-        let renewed = if stays {
+        // Those of a house that is opened again are read again.
+        let renewed = if stays && is_front_only {
             None
         } else {
             let opened = settings.map(|settings| tls::open(&config, settings)).transpose().map_err(said)?;
@@ -81,6 +79,14 @@ impl Caretaker<'_> {
             }
             Some(opened)
         };
+        if !is_front_only {
+            let before = self.sockets.fit(now).map_err(said)?;
+            self.log.set_level(&config.log)?;
+            self.sockets.become_these(sockets);
+            self.premises = parts::premises(&config);
+            let was = std::mem::replace(&mut self.startup.config, config);
+            return Ok(Reloaded::Reopen(Box::new((was, before))));
+        }
         self.log.set_level(&config.log)?;
         house.refit(&config, self.startup.device_key.clone(), renewed);
         house.open_doors(&config, &sockets).map_err(|error| error.to_string())?;
@@ -101,6 +107,8 @@ fn is_front_only(now: &Config, new: &Config) -> bool {
         server: crate::config::Server {
             data_dir: now.server.data_dir.clone(),
             threads: now.server.threads,
+            // Uploads of backups have it too.
+            body_timeout_seconds: now.server.body_timeout_seconds,
             ..new.server.clone()
         },
         tls: new.tls.clone(),
@@ -132,6 +140,7 @@ mod tests {
         check(|new| new.log.access = false, true);
         check(|new| new.management.page_limit_max = 9, true);
         check(|new| new.server.threads = 3, false);
+        check(|new| new.server.body_timeout_seconds = 3, false);
         check(|new| new.scripts.threads = 3, false);
         check(|new| new.cron.clock = crate::config::CronClock::Trusted, false);
         check(|new| new.env.insert("A".into(), "b".into()).map_or((), drop), false);

@@ -57,6 +57,15 @@ impl Starts {
         self.bad
     }
 
+    /// This start ends before anything was done, for a reason that is no crash: it was none.
+    pub(super) fn take_back(&mut self) {
+        let Some(path) = &self.file else { return };
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let kept = text.trim_end().rsplit_once('\n').map_or("", |(kept, _)| kept);
+        // One that stays makes a later start a careful one at the worst.
+        let _ = if kept.is_empty() { fs::remove_file(path) } else { fs::write(path, format!("{kept}\n")) };
+    }
+
     /// This start ends well, or an operator has looked after it: none of them counts any more.
     pub(super) fn forgive(&mut self) {
         self.bad = 0;
@@ -91,6 +100,9 @@ mod tests {
         let mut sixth = Starts::note_at(file.clone(), 400);
         assert!(sixth.are_bad() && sixth.bad() == 5);
         assert!(Starts::note_at(file.clone(), 410).are_bad(), "also the one after");
+        sixth.take_back();
+        Starts::note_at(file.clone(), 410).take_back();
+        assert_eq!(Starts::note_at(file.clone(), 410).bad(), 6, "what found its port taken was no crash");
         sixth.forgive();
         assert!(!Starts::note_at(file, 420).are_bad());
     }

@@ -361,7 +361,6 @@ fn update(kit: &Kit) {
     pi.manage(&key, &["update", newer.to_str().unwrap(), "--no-wait"]);
     pi.until_logs("PiCloud: slot B", from);
     pi.until_answers("/kept");
-    pi.until_logs("login:", from);
     until("the confirmation", || (card.state(0)?.contains("slot=B")).then_some(()));
     assert_eq!(card.state(0), card.state(1));
     assert!(!card.state(0).unwrap().contains("pending=B"));

@@ -85,6 +85,7 @@ fn a_bad_file_changes_nothing_and_is_told() {
         ("[scripts]\nthreads = \"x\"", "scripts.threads must be"),
         ("[tls", "picloud.toml:1"),
         ("[log]\nformat = \"json\"", "log.format cannot change"),
+        ("[device]\nroot = \"/nowhere\"", "[device] cannot change"),
         ("[management]\nclient_ca_file = \"/nowhere\"", "set tls.listen"),
         ("[egress]\nca_file = \"/nowhere\"", "egress.ca_file /nowhere cannot be used"),
     ];
@@ -168,4 +169,9 @@ fn certificates_are_read_again() {
     reload(&daemon, &format!("[tls]\nfiles = [\"{}/none.pem\"]\n", daemon.dir().path().display()));
     assert!(daemon.log().contains("none.pem"), "{}", daemon.log());
     assert_eq!(daemon.done("GET", "/certs", Value::Null), before, "a file that is not there changes nothing");
+    let deeper =
+        format!("[tls]\nfiles = [\"{}/none.pem\"]\n[scripts]\nthreads = 3\n", daemon.dir().path().display());
+    reload(&daemon, &deeper);
+    assert_eq!(daemon.log().matches("is refused").count(), 2, "{}", daemon.log());
+    assert_eq!(daemon.done("GET", "/certs", Value::Null), before, "nor if the house would be opened again");
 }

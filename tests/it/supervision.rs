@@ -187,6 +187,10 @@ fn the_watchdog_is_not_fed_while_a_part_of_the_pipeline_is_stuck() {
         });
         let named = format!("no sign of life of the {}", if part == "executor" { "benches" } else { part });
         until("the log to name the part", || daemon.log().contains(&named).then_some(()));
+        // A reload is answered, and proves nothing.
+        daemon.process.signal("HUP");
+        manager.next_of("READY=1");
+        assert!(!manager.is_fed_within(Duration::from_secs(2)), "{part}");
         fs::remove_file(&wedge).unwrap();
         until("a sign of life again", || manager.is_fed_within(Duration::from_secs(5)).then_some(()));
     }
@@ -276,6 +280,25 @@ fn many_bad_starts_lead_to_safe_mode_and_resume_leads_out() {
 }
 
 #[test]
+fn a_port_that_is_taken_is_no_crash() {
+    let manager = Manager::new();
+    let (setup, mut data) = (manager.setup_with_runtime(), TempDir::new());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for _ in 0..7 {
+        let ended = Command::new(PICLOUD)
+            .args(["serve", "--listen", &address, "--data-dir", data.path().to_str().unwrap()])
+            .env_clear()
+            .env("RUNTIME_DIRECTORY", manager.file(""))
+            .output()
+            .unwrap();
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("cannot listen on"), "{ended:?}");
+    }
+    data = TempDir::new();
+    assert_eq!(setup.start_in(data).get("/hello/you").status, 200);
+}
+
+#[test]
 fn good_ends_and_starts_without_systemd_never_lead_to_safe_mode() {
     let manager = Manager::new();
     let mut daemon = manager.setup_with_runtime().start();
@@ -284,6 +307,29 @@ fn good_ends_and_starts_without_systemd_never_lead_to_safe_mode() {
     let mut alone = Daemon::start();
     (0..6).for_each(|_| alone.kill_and_start_again());
     assert_eq!(alone.get("/hello/you").status, 200);
+}
+
+/// `JOURNAL_STREAM` names what standard error was when a service was started; children inherit the name.
+#[test]
+fn a_stranger_s_journal_is_not_ours() {
+    let daemon = Setup::default().env("JOURNAL_STREAM", "8:12345").start();
+    assert!(daemon.log().contains("ready on"));
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_holds_up_nobody() {
+    let dir = TempDir::new();
+    let pipe = dir.path().join("pipe");
+    // Reads up to the ready line, then holds the pipe open as long as the daemon lives.
+    let script = "pipe=$0; mkfifo \"$pipe\"; \
+        (sed -u '/ready on/q' >&2; while kill -0 $$ 2>/dev/null; do sleep 1; done) <\"$pipe\" & exec \"$@\" 2>\"$pipe\"";
+    let prefix = ["/bin/sh", "-c", script, pipe.to_str().unwrap()].map(str::to_owned);
+    let daemon = Setup::default().set("log.access", true).by(&prefix).env("PATH", "/usr/bin:/bin").start();
+    let mut connection = daemon.connect();
+    for _ in 0..2000 {
+        connection.send(daemon.request("GET", "/hello/you").bytes());
+        assert_eq!(connection.answer().unwrap().status, 200);
+    }
 }
 
 #[test]

@@ -312,6 +312,9 @@ fn a_slot_that_cannot_be_loaded_is_given_up_at_once() {
     let report = device.standing()["reports"][0].clone();
     assert_eq!(report["reasons"], json!(["slot B could not be loaded"]));
     assert_eq!(device.state(), (Slot::A, None, 0));
+    boot_into(&device.root, Slot::B, None);
+    device.start();
+    assert!(device.standing()["error"].as_str().unwrap().contains("slot A could not be loaded"));
 }
 
 /// Killed at any instant, the slot that runs is as it was, and what was asked for can be done again.
