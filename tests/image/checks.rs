@@ -111,6 +111,12 @@ fn scan(kit: &Kit) {
     let here = std::env::current_dir().unwrap();
     let paths = Command::new("grep").args(["-rlF", here.to_str().unwrap(), tree]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&paths.stdout), "", "paths of the machine it was made on");
+    // Whatever names are looked up by is there.
+    let lookups = fs::read_to_string(Path::new(tree).join("etc/nsswitch.conf")).unwrap();
+    let words = lookups.lines().flat_map(|line| line.split_whitespace().skip(1));
+    for module in words.filter(|word| !word.starts_with('[') && !matches!(*word, "files" | "dns")) {
+        assert_ne!(find(&["-name", &format!("libnss_{module}.so.2")]), "", "{module} of nsswitch.conf");
+    }
     let suid: BTreeSet<_> =
         find(&["-perm", "/6000", "-type", "f", "-printf", "%f\n"]).lines().map(str::to_owned).collect();
     let known: BTreeSet<_> = [
