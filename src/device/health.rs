@@ -66,7 +66,8 @@ fn missing(place: &Place, daemon: &Daemon<'_>, before: Option<&Before>) -> Vec<S
         Ok(Vitals { routes, scripts, .. }) => {
             for (what, has, had) in [("routes", routes, had.routes), ("scripts", scripts, had.scripts)] {
                 if has < had {
-                    missing.push(format!("PiCloud has {has} {what}, and had {had} before the update"));
+                    missing
+                        .push(format!("PiCloud has {has} {what} that work, and had {had} before the update"));
                 }
             }
         }

@@ -283,7 +283,7 @@ fn a_slot_that_is_not_well_says_why_before_it_is_given_up() {
     device.start();
     let report = device.standing()["reports"][0].clone();
     let reasons = report["reasons"].to_string();
-    for why in ["has 0 routes, and had", "is in none now"] {
+    for why in ["has 0 routes that work, and had", "is in none now"] {
         assert!(reasons.contains(why), "{reasons}");
     }
     let said = device.daemon.cli(&["update", "--status"]);

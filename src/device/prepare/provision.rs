@@ -57,6 +57,12 @@ pub(super) fn apply(
             Ok(bytes) => bytes,
             Err(why) if why.kind() == io::ErrorKind::NotFound => {
                 finish_wiping(place, name, unlocked, &mut outcome);
+                // Windows hides known endings, and its editor adds this one.
+                if place.boot().join(format!("{name}.txt")).exists() {
+                    outcome
+                        .errors
+                        .push(format!("{name}.txt is not read: call it {name}, without .txt at its end"));
+                }
                 continue;
             }
             Err(why) => {

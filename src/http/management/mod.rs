@@ -20,6 +20,7 @@ mod routes;
 mod scripts;
 mod sdk;
 mod secrets;
+mod serving;
 mod status;
 mod system;
 mod triggers;

@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::input::Call;
-use super::{Office, Outcome, blocking, not_allowed};
+use super::serving::serving;
+use super::{Office, Outcome, blocking, broken, not_allowed};
 use crate::device::{self, Phase, Refused, Upload};
 use crate::http::body::{Stream, Unread};
 use crate::http::reply::{self, Refusal};
@@ -28,7 +29,7 @@ struct Reset {
 }
 
 impl Office {
-    /// `POST /api/v1/health`: proves that what is written now is on the card, and says what there is.
+    /// `POST /api/v1/health`: proves that what is written now is on the card, and says what there is and works.
     pub(super) async fn check_health(&self, call: &Call) -> Outcome {
         if call.method != Method::POST {
             return not_allowed("GET, POST");
@@ -36,13 +37,15 @@ impl Office {
         let began = std::time::Instant::now();
         // A change without anything in it is a commit of its own all the same.
         self.change(|_| Ok(())).await?;
-        let catalog = self.store.catalog();
+        let apps = self.store.catalog().apps.len();
+        let store = self.store.clone();
+        let serving = blocking(move || serving(&store)).await?.map_err(|error| broken(&error))?;
         let body = json!({
             "status": "ok",
             "commit_ms": began.elapsed().as_secs_f64() * 1e3,
-            "apps": catalog.apps.len(),
-            "routes": catalog.routes.len(),
-            "scripts": catalog.scripts.len(),
+            "apps": apps,
+            "routes": serving.routes,
+            "scripts": serving.scripts,
             "store_bytes": self.store.file_bytes(),
         });
         Ok(reply::json(StatusCode::OK, &body))
