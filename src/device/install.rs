@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::bundle::{self, Keys, Manifest};
 use super::disk::{self, Target};
-use super::record::{Before, Phase, Progress, Vitals, lock_path};
+use super::record::{self, Before, Phase, Progress, Vitals, lock_path};
 use super::{Boot, Error, Image, Place, State, files, network};
 
 /// How often U-Boot may try the new slot.
@@ -66,13 +66,18 @@ pub fn install(place: &Place, order: &Order, daemon: &Daemon<'_>) -> Result<Mani
     lock.try_lock().map_err(|_| Error::Busy)?;
     let boot = Boot::read(place)?;
     let mut work = Work { place, boot, progress: Progress::idle(Some(boot.slot)), told: 0 };
-    let done = work.run(order, daemon);
+    let is_request = order.file.is_none();
+    let begun = if is_request { record::begin_request(place) } else { Ok(()) };
+    let done = begun.and_then(|()| work.run(order, daemon));
     if let Err(why) = &done {
         // The error itself matters more than that it could not be told.
         let _ = work.fail(why);
-        if order.file.is_none() {
+        if is_request {
             let _ = forget_request(place);
         }
+    }
+    if is_request {
+        record::end_request(place)?;
     }
     done
 }

@@ -209,6 +209,41 @@ impl Before {
     }
 }
 
+/// Boots in which one request may begin to be installed. Then the device seems to go off because of it.
+const BOOTS_MAX: usize = 3;
+
+/// The daemon's request begins to be installed in this boot.
+///
+/// # Errors
+/// If it began in too many boots before, and none of them came to its end.
+pub(super) fn begin_request(place: &Place) -> Result<(), Error> {
+    let Some(id) = boot_id(place) else { return Ok(()) };
+    let path = kept(place, "boots.json");
+    let mut boots: Vec<String> = files::read_json(&path).ok().flatten().unwrap_or_default();
+    if boots.last() != Some(&id) {
+        boots.push(id);
+        files::make_directory(&place.data().join("update"), 0o700)?;
+        files::write_json(&path, &boots, 0o600)?;
+    }
+    if boots.len() <= BOOTS_MAX {
+        return Ok(());
+    }
+    Err(Error::Nothing(format!(
+        "the device went off {BOOTS_MAX} times while this update was installed: look at its power supply, and bring the update again"
+    )))
+}
+
+/// The request came to its end, whatever that was.
+pub(super) fn end_request(place: &Place) -> Result<(), Error> {
+    files::remove_for_good(&kept(place, "boots.json"))
+}
+
+/// What the kernel calls this boot.
+pub(super) fn boot_id(place: &Place) -> Option<String> {
+    let id = std::fs::read_to_string(place.path("proc/sys/kernel/random/boot_id")).ok()?;
+    Some(id.trim().to_owned())
+}
+
 fn kept(place: &Place, name: &str) -> PathBuf {
     place.data().join("update").join(name)
 }
@@ -331,4 +366,27 @@ pub(super) fn finish_done(place: &Place, boot: Boot) -> Result<(), Error> {
     Before::end(place)?;
     Report::publish(place)?;
     before.progress(Phase::Done, boot).tell(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A supply that is too weak to write a slot must not have it written for ever.
+    #[test]
+    fn an_update_that_takes_the_device_down_is_given_up() {
+        let dir = crate::device::prepare::testing::TempDir::new();
+        let place = Place::below(dir.path());
+        begin_request(&place).unwrap();
+        let id = place.path("proc/sys/kernel/random/boot_id");
+        std::fs::create_dir_all(id.parent().unwrap()).unwrap();
+        for boot in ["a\n", "b\n", "b\n", "c\n", "c\n"] {
+            std::fs::write(&id, boot).unwrap();
+            begin_request(&place).unwrap();
+        }
+        std::fs::write(&id, "d\n").unwrap();
+        assert!(begin_request(&place).unwrap_err().to_string().contains("went off 3 times"));
+        end_request(&place).unwrap();
+        begin_request(&place).unwrap();
+    }
 }

@@ -2,7 +2,6 @@
 //!
 //! It runs before the daemon, and does nothing twice that was done: a cut at any instant is made good by the next boot.
 
-use std::fs;
 use std::path::Path;
 
 use super::install::forget_request;
@@ -71,8 +70,7 @@ fn probation(place: &Place, boot: Boot, before: Option<Before>) -> Result<String
     };
     before.switched = true;
     before.boots += 1;
-    let id = fs::read_to_string(place.path("proc/sys/kernel/random/boot_id")).ok();
-    before.boot_id = id.map(|id| id.trim().to_owned());
+    before.boot_id = record::boot_id(place);
     before.write(place)?;
     // A cut right after U-Boot was told leaves it.
     forget_request(place)?;

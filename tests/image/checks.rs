@@ -296,7 +296,6 @@ fn slots(kit: &Kit) {
 fn bundle(kit: &Kit, name: &str, version: &str, change: impl FnOnce(&Path)) -> std::path::PathBuf {
     let card = Card::flash(kit, name, 2, "");
     let slot = card.partition(2);
-    change(&slot);
     let image = kit.work.join(format!("{name}.json"));
     let text = run("debugfs", &["-R", "cat /usr/lib/picloud/image.json", slot.to_str().unwrap()]);
     let mut fields: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -309,6 +308,7 @@ fn bundle(kit: &Kit, name: &str, version: &str, change: impl FnOnce(&Path)) -> s
             &format!("write {} /usr/lib/picloud/image.json", image.display()),
         ],
     );
+    change(&slot);
     let out = kit.work.join(format!("{name}.picloud-update"));
     let picloud = env!("CARGO_BIN_EXE_picloud");
     let schema = run(picloud, &["schema"]);
@@ -341,9 +341,18 @@ fn debugfs(slot: &Path, lines: &[&str]) {
     }
 }
 
+/// A bundle on the boot partition.
+const BROUGHT: &str = "brought.upd";
+
+/// Gives it to the daemon, by the command line on the board.
+fn bring(pi: &mut Pi) {
+    pi.sh(&format!("picloud update /boot/firmware/{BROUGHT} --no-wait"));
+}
+
 fn update(kit: &Kit) {
     let newer = bundle(kit, "newer", "99.0.0", |_| {});
     let card = Card::flash(kit, "update", 2, SHELL);
+    card.put(&newer, BROUGHT);
     let mut pi = Pi::boot(kit, &card);
     pi.until_answers("/hello/you");
     let key = pi.key();
@@ -358,13 +367,17 @@ fn update(kit: &Kit) {
         firmware: kit.firmware.clone(),
         work: kit.work.clone(),
     };
-    let forged = bundle(&forged, "forged", "99.0.0", |_| {});
+    // A small one: what the emulated board is sent by USB takes its time.
+    let forged = bundle(&forged, "forged", "99.0.0", |slot| {
+        let bytes = fs::metadata(slot).unwrap().len();
+        fs::File::create(slot).unwrap().set_len(bytes).unwrap();
+    });
     let refused = pi.picloud(&key, &["update", forged.to_str().unwrap(), "--no-wait"]);
     assert!(!refused.status.success());
     println!("    a forged one: {}", String::from_utf8_lossy(&refused.stderr).trim());
 
     let from = pi.log().len();
-    pi.manage(&key, &["update", newer.to_str().unwrap(), "--no-wait"]);
+    bring(&mut pi);
     pi.until_logs("PiCloud: slot B", from);
     pi.until_answers("/kept");
     until("the confirmation", || (card.state(0)?.contains("slot=B")).then_some(()));
@@ -399,12 +412,13 @@ fn rollback(kit: &Kit) {
         );
     });
     let card = Card::flash(kit, "rollback", 2, SHELL);
+    card.put(&broken, BROUGHT);
     let mut pi = Pi::boot(kit, &card);
     pi.until_answers("/hello/you");
     let key = pi.key();
     deploy(kit, &mut pi, &key, "kept");
     let mut from = pi.log().len();
-    pi.manage(&key, &["update", broken.to_str().unwrap(), "--no-wait"]);
+    bring(&mut pi);
     from = pi.until_logs("PiCloud: slot B", from);
     // Each try waits as long as the gate does.
     for _ in 0..2 {

@@ -290,12 +290,21 @@ fn watchdog_stuck(machine: &Machine, part: &str) {
 }
 
 fn watchdog_busy(machine: &Machine) {
-    drop_in(machine, "WatchdogSec=6s\nEnvironment=PICLOUD_SCRIPTS_THREADS=2");
+    drop_in(
+        machine,
+        "WatchdogSec=6s\nEnvironment=PICLOUD_SCRIPTS_THREADS=2 PICLOUD_SCRIPTS_TIMEOUT_SECONDS_SYNC=20 PICLOUD_SCRIPTS_LIMITS_MAX_OPERATIONS=1000000000000 PICLOUD_SCRIPTS_CEILINGS_MAX_OPERATIONS=1000000000000",
+    );
     machine.write("/root/busy.rhai", "while true { }");
-    machine.sh("picloud deploy /root/busy.rhai --route 'POST /busy' --timeout 20 || picloud deploy /root/busy.rhai --route 'POST /busy'");
-    let before = restarts(machine);
-    machine
-        .sh("for n in 1 2 3 4; do curl -s -m 15 -X POST http://127.0.0.1/busy >/dev/null & done; wait; true");
+    machine.sh("picloud deploy /root/busy.rhai --route 'POST /busy'");
+    let (before, began) = (restarts(machine), Instant::now());
+    let said = machine.sh(
+        "for n in 1 2 3 4; do curl -s -m 60 -o /dev/null -w '%{http_code} ' -X POST http://127.0.0.1/busy & done; wait",
+    );
+    assert!(
+        began.elapsed() > Duration::from_secs(15),
+        "busy for more than twice the watchdog's period: {said}"
+    );
+    assert!(said.contains("504"), "they ended by their time: {said}");
     assert_eq!(restarts(machine), before);
     assert_eq!(machine.property("picloud", "ActiveState"), "active");
     mend(machine);
@@ -370,7 +379,7 @@ fn rescue_of_start_limit(machine: &Machine) {
     let before = machine.property("picloud", "NRestarts");
     thread::sleep(Duration::from_secs(5));
     assert_eq!(machine.property("picloud", "NRestarts"), before);
-    machine.sh("systemctl reset-failed picloud; mv /root/good.redb /var/lib/picloud/picloud.redb; rm -f /run/picloud/starts /etc/systemd/system/picloud.service.d/90-test.conf; systemctl daemon-reload; systemctl start picloud");
+    machine.sh("systemctl reset-failed picloud; mv /root/good.redb /var/lib/picloud/picloud.redb; rm -f /etc/systemd/system/picloud.service.d/90-test.conf; systemctl daemon-reload; systemctl start picloud");
     machine.sh("curl -sSf http://127.0.0.1/hello/you");
 }
 
@@ -408,6 +417,7 @@ fn upgrade(machine: &Machine) {
     let (asked, over) = (AtomicU32::new(0), AtomicBool::new(false));
     // The same program under a later number.
     machine.put(&later(), "/root/later.deb");
+    machine.sh("systemctl enable --now picloud-backup.timer");
     thread::scope(|scope| {
         let client = scope.spawn(|| {
             while !over.load(Relaxed) {
@@ -422,21 +432,39 @@ fn upgrade(machine: &Machine) {
     println!("    {} requests during the upgrade, none refused", asked.load(Relaxed));
     assert_eq!(machine.sh("dpkg-query -W -f '${Version}' picloud"), "99.0");
     assert!(machine.sh("picloud script ls").contains("write"), "what was there is there");
-    machine.sh("mv /usr/bin/picloud /usr/bin/picloud.kept; printf '#!/bin/sh\\n[ \"$1\" = schema ] && echo 9999\\n' > /usr/bin/picloud; chmod 755 /usr/bin/picloud");
+    assert_eq!(machine.property("picloud-backup.timer", "ActiveState"), "active", "backups go on");
+    machine.sh("systemctl disable --now picloud-backup.timer");
+    let schema = machine.sh("cat /var/lib/picloud/schema");
+    assert_eq!(schema, machine.sh("picloud schema"));
+    machine.sh("echo 9999 > /var/lib/picloud/schema");
     let refused = machine.run("dpkg -i /root/picloud.deb");
     assert!(refused.code != 0 && refused.out.contains("schema 9999"), "{}", refused.out);
-    machine.sh("mv /usr/bin/picloud.kept /usr/bin/picloud; curl -sSf http://127.0.0.1/hello/you");
+    machine.sh("curl -sSf http://127.0.0.1/hello/you");
     assert_eq!(machine.sh("dpkg-query -W -f '${Version}' picloud"), "99.0", "nothing was changed");
+    // Nor by way of removing it first.
+    machine.sh("dpkg -r picloud");
+    let refused = machine.run("dpkg -i /root/picloud.deb");
+    assert!(refused.code != 0 && refused.out.contains("schema 9999"), "{}", refused.out);
+    machine.sh(&format!("echo {} > /var/lib/picloud/schema", schema.trim()));
     machine.sh("dpkg -i /root/picloud.deb && curl -sSf http://127.0.0.1/hello/you");
 }
 
 fn remove(machine: &Machine) {
+    // The likely one to be removed is one that cannot start.
+    configure(machine, "nonsense = true");
+    machine.run("systemctl restart picloud");
+    machine.until_says("curl -s -m 5 http://127.0.0.1/any", "cannot_start");
+    machine.sh("cp /root/picloud.toml /etc/picloud/picloud.toml");
     machine.sh("dpkg -r picloud");
     assert_ne!(machine.run("curl -s http://127.0.0.1/").code, 0, "nobody listens");
     machine.sh("test -s /var/lib/picloud/picloud.redb && test -s /etc/picloud/picloud.toml");
     machine.sh("dpkg -i /root/picloud.deb && picloud script ls | grep -q write");
-    machine.sh("dpkg -P picloud");
-    assert_ne!(machine.run("ls -d /var/lib/picloud /etc/picloud /run/picloud").code, 0);
+    // What is not ours stays, and a disk may be mounted where the data are.
+    machine.sh("touch /etc/picloud/mine.pem; systemctl stop picloud; mv /var/lib/picloud /root/kept; mkdir /var/lib/picloud; mount -t tmpfs data /var/lib/picloud; cp -a /root/kept/. /var/lib/picloud/; dpkg -P picloud");
+    assert_eq!(machine.sh("ls -A /var/lib/picloud /etc/picloud").matches("mine.pem").count(), 1);
+    assert!(!machine.sh("ls -A /var/lib/picloud").contains("picloud"));
+    machine.sh("umount /var/lib/picloud; rm -r /etc/picloud");
+    assert_ne!(machine.run("ls -d /run/picloud").code, 0);
     let left =
         machine.sh("find /etc/systemd /usr/lib/systemd /lib/systemd -name '*picloud*' 2>/dev/null || true");
     assert_eq!(left.trim(), "");

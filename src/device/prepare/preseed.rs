@@ -18,6 +18,7 @@ const TABLES: [&str; 7] = ["system", "user", "ssh", "wlan", "locale", "connect",
 /// Lays the file over the settings. What it gives is only good if the reader found nothing wrong. The notes are for
 /// people.
 pub(super) fn read(reader: &mut Reader<'_>, before: &Settings, notes: &mut Vec<String>) -> Settings {
+    reader.tolerate_unknown();
     let root = reader.parse();
     let mut settings = before.clone();
     if !reader.is_good() {
@@ -31,7 +32,7 @@ pub(super) fn read(reader: &mut Reader<'_>, before: &Settings, notes: &mut Vec<S
             }
         } else if !TABLES.contains(&name) {
             let why = format!("unknown key {name}; the file has config_version, [{}]", TABLES.join("], ["));
-            reader.wrong(key.span().start, why);
+            reader.unknown(key.span().start, value, why);
         } else if matches!(name, "connect" | "interfaces") {
             notes.push(format!("[{name}] of rpi-preseed.toml has no meaning on this device"));
         }
@@ -54,6 +55,7 @@ pub(super) fn read(reader: &mut Reader<'_>, before: &Settings, notes: &mut Vec<S
     if wlan.has("ssid") || wlan.has("ssid_hex") || wlan.has("password") {
         settings.wifi = Some(wireless(reader, wlan, before.wifi.as_ref()));
     }
+    notes.extend_from_slice(reader.notes());
     settings
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Reader<'a> {
     text: &'a str,
     errors: Vec<(usize, String)>,
     secrets: Vec<(Range<usize>, String)>,
+    /// What is unknown is noted here instead of being wrong, if it may be.
+    notes: Option<Vec<String>>,
 }
 
 /// One table of it, which may be absent.
@@ -40,7 +42,36 @@ pub(super) enum Secret {
 impl<'a> Reader<'a> {
     /// Of the text of a file; `name` is for the messages.
     pub(super) fn new(name: &'a str, text: &'a str) -> Reader<'a> {
-        Reader { name, text, errors: Vec::new(), secrets: Vec::new() }
+        Reader { name, text, errors: Vec::new(), secrets: Vec::new(), notes: None }
+    }
+
+    /// From here on, what is unknown does no harm: it is noted, and its value is taken for a secret.
+    pub(super) fn tolerate_unknown(&mut self) {
+        self.notes = Some(Vec::new());
+    }
+
+    /// What people should know.
+    pub(super) fn notes(&self) -> &[String] {
+        self.notes.as_deref().unwrap_or_default()
+    }
+
+    /// A key that nobody knows.
+    pub(super) fn unknown(&mut self, at: usize, value: &Spanned<DeValue<'_>>, why: String) {
+        let Some(notes) = &mut self.notes else { return self.wrong(at, why) };
+        notes.push(why);
+        // A table's values may be anywhere in the file: it has none that can be taken out at once.
+        match value.get_ref().as_table() {
+            Some(table) => {
+                for (key, value) in table.iter() {
+                    let why = format!("unknown key {}", key.get_ref());
+                    self.unknown(key.span().start, value, why);
+                }
+            }
+            None => {
+                let text = value.get_ref().as_str().unwrap_or_default().to_owned();
+                self.secrets.push((value.span(), text));
+            }
+        }
     }
 
     /// The tables of the file. With errors of its grammar there is nothing else to say about it.
@@ -118,9 +149,9 @@ impl<'a> Reader<'a> {
             self.wrong(key.span().start, format!("{name} is a table: write it as [{name}]"));
             return Section { name, table: None };
         };
-        for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
+        for (key, value) in table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
             let why = format!("unknown key {name}.{}; [{name}] has {}", key.get_ref(), known.join(", "));
-            self.wrong(key.span().start, why);
+            self.unknown(key.span().start, value, why);
         }
         Section { name, table: Some(table) }
     }

@@ -58,7 +58,13 @@ pub(super) fn all(place: &Place, settings: &Settings, host_name: &str, base: &st
         };
         complaints.extend(done.err().map(|why| format!("{} cannot be made: {why}", file.path.display())));
     }
-    let zone = settings.device.timezone.as_deref().unwrap_or("UTC");
+    let zones = place.path("usr/share/zoneinfo");
+    let mut zone = settings.device.timezone.as_deref().unwrap_or("UTC");
+    if zones.is_dir() && !zones.join(zone).is_file() {
+        // Old names that only other systems keep.
+        complaints.push(format!("this system has no time zone {zone}: it goes by UTC"));
+        zone = "UTC";
+    }
     let linked = files::link(&format!("/usr/share/zoneinfo/{zone}"), &run("localtime"));
     complaints.extend(linked.err().map(|why| format!("the time zone cannot be set: {why}")));
     complaints

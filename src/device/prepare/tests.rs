@@ -269,6 +269,17 @@ fn what_imager_writes_is_taken() {
     assert!(board.read("run/picloud-device/sshd.conf").unwrap().ends_with("PasswordAuthentication no\n"));
     assert!(board.read("run/picloud-device/shadow-admin").unwrap().contains(HASH));
     assert_eq!(board.read("run/picloud-device/ssh-enabled").as_deref(), Some(""));
+    // A later Imager knows more than this device.
+    let board = Board::new();
+    board.drop_file(
+        "rpi-preseed.toml",
+        "config_version = \"1.0\"\n[system]\nhostname = \"boat\"\nlater = \"than-this-device\"\n[new]\nx = \"a-new-secret\"\n",
+    );
+    let prepared = board.start();
+    assert_eq!((prepared.host_name.as_str(), prepared.errors.len()), ("boat", 0), "{prepared:?}");
+    let applied = board.read("boot/firmware/rpi-preseed.toml.applied").unwrap();
+    assert!(applied.contains("unknown key system.later") && applied.contains("unknown key new"), "{applied}");
+    assert!(!applied.contains("than-this-device") && !applied.contains("a-new-secret"), "{applied}");
     // Ours comes first; Imager's has the last word, where it has one.
     let board = Board::new();
     board.drop_file("picloud.toml", FULL);
@@ -412,7 +423,6 @@ fn each_key_says_what_it_takes() {
     wrong("[apps]\nkv_bytes = 10\nkv_bytes_max = 5", "apps.kv_bytes must be at most apps.kv_bytes_max");
     let preseed = |text: &str, why: &str| check_wrong("rpi-preseed.toml", text, &[why]);
     preseed("config_version = 2", "line 1: config_version must be \"1.0\"");
-    preseed("[sistem]\n", "unknown key sistem; the file has config_version, [system]");
     preseed("[wlan]\nssid = \"a\"\n", "wlan.country is missing");
     preseed("[user]\npassword = \"clear\"\npassword_encrypted = false", "user.password must be encrypted");
 }
