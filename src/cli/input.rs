@@ -1,6 +1,6 @@
 //! What verbs read: files, standard input, spans of time, and the place in a source that does not compile.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -47,6 +47,17 @@ pub(super) fn within(bytes_max: u64, from: impl Read) -> io::Result<Zeroizing<Ve
     from.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
     let fits = u64::try_from(bytes.len()).is_ok_and(|count| count <= bytes_max);
     if fits { Ok(bytes) } else { Err(io::Error::other(format!("it has more than {bytes_max} bytes"))) }
+}
+
+/// Opens a file that is sent as it is, and tells how long it is.
+pub(super) fn file(path: &Path) -> Result<(File, u64), Error> {
+    let unreadable = |why: String| Error::File { path: path.to_owned(), why };
+    // Opening a pipe would wait for somebody to write.
+    let found = fs::metadata(path).map_err(|why| unreadable(why.to_string()))?;
+    if !found.is_file() {
+        return Err(unreadable("it is no regular file".to_owned()));
+    }
+    File::open(path).map(|file| (file, found.len())).map_err(|why| unreadable(why.to_string()))
 }
 
 /// Asks at the terminal; `None` if there is none.
@@ -211,6 +222,13 @@ mod tests {
         assert_eq!(*within(3, &b"abc"[..]).unwrap(), b"abc");
         let why = within(3, io::repeat(b'a')).unwrap_err().to_string();
         assert_eq!(why, "it has more than 3 bytes");
+    }
+
+    #[test]
+    fn only_files_are_sent() {
+        let why = file(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(why, "cannot read /dev/zero: it is no regular file");
+        assert!(file(Path::new("/proc/self/exe")).unwrap().1 > 0);
     }
 
     #[test]

@@ -1,6 +1,45 @@
 //! Updates that do not come, or come slowly, or are cut off; and uploads of the command line that are refused.
 
-use crate::harness::Daemon;
+use std::fs;
+
+use crate::harness::{Daemon, TempDir, picloud};
+use crate::updates::Device;
+
+/// What is refused is refused before it is sent: the reason arrives.
+#[test]
+fn who_uploads_hears_why_it_is_refused() {
+    let device = Device::new();
+    let large = device.path("large.update");
+    fs::File::create(&large).unwrap().set_len(64 * 1024 * 1024).unwrap();
+    let large = large.to_str().unwrap();
+    let ran = device.daemon.cli(&["update", large]);
+    assert!(ran.code == 1 && ran.err.contains("which none for this device has (status 413)"), "{}", ran.err);
+    assert!(!ran.err.contains("sent"), "{}", ran.err);
+    let url = device.daemon.url();
+    let env = [("PICLOUD_URL", url.as_str()), ("PICLOUD_API_KEY", "wrong")];
+    for args in [&["restore", "--yes", large][..], &["update", large]] {
+        let ran = picloud(args, &env);
+        assert!(ran.code == 1 && ran.err.contains("refuses the api key"), "{args:?}: {}", ran.err);
+    }
+    let kept = device.bundle("1.1.0", 2, picloud::store::SCHEMA);
+    let ran = device.daemon.cli(&["update", "--no-wait", kept.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let ran = device.daemon.cli(&["update", kept.to_str().unwrap()]);
+    assert!(ran.code == 1 && ran.err.contains("another update is under way"), "{}", ran.err);
+}
+
+#[test]
+fn only_files_are_uploaded() {
+    let (device, dir) = (Device::new(), TempDir::new());
+    let folder = dir.path().to_str().unwrap();
+    for args in [&["update", folder][..], &["restore", "--yes", folder]] {
+        let ran = device.daemon.cli(args);
+        assert_eq!(
+            (ran.code, ran.err.trim_end()),
+            (1, &*format!("picloud: cannot read {folder}: it is no regular file"))
+        );
+    }
+}
 
 #[test]
 fn files_with_secrets_are_read_within_bounds() {
