@@ -44,6 +44,8 @@ impl Office {
             "routes": catalog.routes.len(),
             "scripts": catalog.scripts.len(),
             "store_bytes": self.store.file_bytes(),
+            // An empty change finds room also on a card that takes nothing else.
+            "storage_full": self.store.space().full(began).is_some(),
         });
         Ok(reply::json(StatusCode::OK, &body))
     }
