@@ -51,7 +51,9 @@ pub(super) fn fetch(url: &Uri, mut upload: Upload) -> Result<Upload, Refused> {
     }
 }
 
-/// The URL without its query, which may hold a token.
+/// The URL without its query, which may hold a token, and without a password.
 fn shown(url: &Uri) -> String {
-    format!("{}://{}{}", url.scheme_str().unwrap_or_default(), url.host().unwrap_or_default(), url.path())
+    let authority = url.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    let place = authority.rsplit('@').next().unwrap_or_default();
+    format!("{}://{place}{}", url.scheme_str().unwrap_or_default(), url.path())
 }

@@ -2,8 +2,24 @@
 
 use std::fs;
 
-use crate::harness::{Daemon, TempDir, picloud};
+use serde_json::json;
+
+use crate::harness::{Daemon, KEY, TempDir, picloud, until};
 use crate::updates::Device;
+
+#[test]
+fn where_it_was_fetched_from_is_told_with_the_port() {
+    let device = Device::new();
+    let request = device.daemon.request("POST", "/api/v1/updates").key(KEY);
+    let request = request.header("content-type", "application/json");
+    request.body(json!({ "url": "http://me:word@127.0.0.1:1/x?token=it" }).to_string()).send();
+    let failed = until("the failure", || Some(device.standing()).filter(|told| told["phase"] == "failed"));
+    let why = failed["error"].as_str().unwrap();
+    assert!(
+        why.contains("http://127.0.0.1:1/x: ") && !why.contains("word") && !why.contains("token"),
+        "{why}"
+    );
+}
 
 /// What is refused is refused before it is sent: the reason arrives.
 #[test]
