@@ -105,6 +105,7 @@ impl Office {
         let mut gathered = Vec::new();
         loop {
             let part = parts.next().await.map_err(unread)?;
+            upload.goes_on().map_err(refused)?;
             gathered.extend_from_slice(part.as_deref().unwrap_or_default());
             if part.is_none() || gathered.len() >= WRITE_BYTES {
                 let data = std::mem::take(&mut gathered);
