@@ -148,6 +148,18 @@ impl Updates {
         Updates { settings: Arc::new(settings), desk: Arc::default(), generation: Arc::default() }
     }
 
+    /// Removes what is left of updates that were coming when the daemon before this one was killed.
+    pub fn tidy(&self) {
+        for entry in fs::read_dir(&self.settings.directory).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let is_part =
+                name.to_str().is_some_and(|name| name.starts_with("update") && name.ends_with(".part"));
+            if is_part && let Err(why) = files::remove(&entry.path()) {
+                tracing::warn!("cannot remove {}: {why}", entry.path().display());
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }

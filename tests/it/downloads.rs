@@ -97,6 +97,19 @@ fn an_upload_that_drips_is_cancelled_at_once() {
 }
 
 #[test]
+fn what_was_coming_when_the_daemon_was_killed_goes_with_the_next_start() {
+    let mut device = Device::new();
+    fetch(&device, &stalling_server());
+    device.daemon.kill();
+    assert_eq!(kept(&device).len(), 1);
+    // So it was called once.
+    fs::write(device.path("data/picloud/device/update.part"), "x").unwrap();
+    fs::write(device.path("data/picloud/device/factory-reset"), "").unwrap();
+    device.daemon.start_again();
+    assert_eq!(kept(&device), ["factory-reset"]);
+}
+
+#[test]
 fn where_it_was_fetched_from_is_told_with_the_port() {
     let device = Device::new();
     let request = device.daemon.request("POST", "/api/v1/updates").key(KEY);
