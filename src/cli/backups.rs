@@ -233,10 +233,9 @@ pub(super) fn restore(session: &mut Session<'_>, args: &RestoreArgs) -> Result<E
             session.client.post_patiently("/api/v1/restore", &body, &named(&id))?
         }
         None => {
-            let unreadable =
-                |why: io::Error| Error::File { path: PathBuf::from(&args.from), why: why.to_string() };
-            let file = File::open(&args.from).map_err(unreadable)?;
-            session.client.upload("/api/v1/restore", &file, "application/zstd", "the backup")?
+            let (mut file, bytes) = input::file(Path::new(&args.from))?;
+            let kind = ("application/zstd", bytes);
+            session.client.upload("/api/v1/restore", kind, &mut file, "the backup")?
         }
     };
     session.note("the backup is sound; PiCloud reopens with it")?;

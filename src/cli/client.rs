@@ -2,7 +2,6 @@
 //!
 //! Nothing is followed, retried or proxied: an api key goes to the host that was named, and nowhere else.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::time::Duration;
 
@@ -22,6 +21,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(330);
 /// What moves a whole store takes as long as the card and the network need.
 const LONG_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A daemon says so long at the most whether it wants what is uploaded; then it is sent in any case (RFC 9110 10.1.1).
+const WANTED_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Items asked for at once.
 const PAGE_ITEMS: usize = 100;
@@ -136,6 +137,7 @@ impl Client {
             .allow_non_standard_methods(true)
             .tls_config(tls)
             .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_await_100(Some(WANTED_TIMEOUT))
             .user_agent(concat!("picloud/", env!("CARGO_PKG_VERSION")));
         Client { agent: config.build().new_agent(), url, key }
     }
@@ -168,29 +170,18 @@ impl Client {
         self.understood(sent, "POST", path, what)
     }
 
-    /// POST of a file to the API.
-    pub(super) fn upload(&self, path: &str, file: &File, kind: &str, what: &str) -> Result<Value, Error> {
-        let mut request = Request::builder().method("POST").uri(format!("{}{path}", self.url));
-        request = request.header("content-type", kind);
-        if let Some(secret) = &self.key.secret {
-            request = request.header("authorization", format!("Bearer {secret}"));
-        }
-        let bad = |why: ureq::http::Error| Error::Usage(format!("POST {path} is no HTTP request: {why}"));
-        let request = self.agent.configure_request(request.body(file).map_err(bad)?);
-        let sent = self.agent.run(request.timeout_global(Some(LONG_TIMEOUT)).build());
-        self.understood(sent.map_err(|why| self.unreachable(&why))?, "POST", path, what)
-    }
-
-    /// POST of so many bytes to the API, as they are read.
-    pub(super) fn upload_from(
+    /// POST of so many bytes to the API, as they are read. Nothing is sent before the daemon wants it, so that who is
+    /// refused hears why.
+    pub(super) fn upload(
         &self,
         path: &str,
-        bytes: u64,
+        (kind, bytes): (&str, u64),
         from: &mut dyn Read,
         what: &str,
     ) -> Result<Value, Error> {
         let mut request = Request::builder().method("POST").uri(format!("{}{path}", self.url));
-        request = request.header("content-type", "application/octet-stream").header("content-length", bytes);
+        request = request.header("content-type", kind).header("content-length", bytes);
+        request = request.header("expect", "100-continue");
         if let Some(secret) = &self.key.secret {
             request = request.header("authorization", format!("Bearer {secret}"));
         }

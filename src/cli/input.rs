@@ -1,7 +1,7 @@
 //! What verbs read: files, standard input, spans of time, and the place in a source that does not compile.
 
-use std::fs;
-use std::io::{self, IsTerminal, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 use super::error::Error;
 use super::render::clean;
 use crate::model::UnixMs;
+
+/// Most bytes of a file or a line with a key, a password, a code or another secret.
+pub(super) const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// A script's source and what to call it in messages.
 pub(super) struct Source {
@@ -36,6 +39,25 @@ pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
         fs::read(path).map(|read| bytes = read)
     };
     read.map(|()| bytes).map_err(|why| Error::File { path: path.to_owned(), why: why.to_string() })
+}
+
+/// Reads to the end of what must not be longer than `bytes_max`.
+pub(super) fn within(bytes_max: u64, from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    from.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    let fits = u64::try_from(bytes.len()).is_ok_and(|count| count <= bytes_max);
+    if fits { Ok(bytes) } else { Err(io::Error::other(format!("it has more than {bytes_max} bytes"))) }
+}
+
+/// Opens a file that is sent as it is, and tells how long it is.
+pub(super) fn file(path: &Path) -> Result<(File, u64), Error> {
+    let unreadable = |why: String| Error::File { path: path.to_owned(), why };
+    // Opening a pipe would wait for somebody to write.
+    let found = fs::metadata(path).map_err(|why| unreadable(why.to_string()))?;
+    if !found.is_file() {
+        return Err(unreadable("it is no regular file".to_owned()));
+    }
+    File::open(path).map(|file| (file, found.len())).map_err(|why| unreadable(why.to_string()))
 }
 
 /// Asks at the terminal; `None` if there is none.
@@ -65,11 +87,11 @@ pub(super) fn secret_line(question: &str) -> Result<Zeroizing<String>, Error> {
         write!(err, "{question}")?;
         err.flush()?;
         let silence = Silence::begin();
-        let read = io::stdin().read_line(&mut line);
+        let read = read_line(&mut line);
         drop(silence);
         read?;
     } else {
-        io::stdin().read_line(&mut line)?;
+        read_line(&mut line)?;
     }
     if line.is_empty() {
         let question = question.trim_end_matches([' ', ':']);
@@ -78,6 +100,13 @@ pub(super) fn secret_line(question: &str) -> Result<Zeroizing<String>, Error> {
     let length = line.trim_end_matches(['\n', '\r']).len();
     line.truncate(length);
     Ok(line)
+}
+
+fn read_line(line: &mut String) -> Result<(), Error> {
+    let mut stdin = io::stdin().lock().take(SECRET_BYTES_MAX);
+    stdin.read_line(line)?;
+    let is_cut = stdin.limit() == 0 && !line.ends_with('\n');
+    if is_cut { Err(Error::Usage(format!("a line has more than {SECRET_BYTES_MAX} bytes"))) } else { Ok(()) }
 }
 
 /// A terminal that does not show what is typed, until this goes (termios(3)).
@@ -186,6 +215,20 @@ mod tests {
         check("x", json!({"error": "open", "line": 7, "column": 1}), "a.rhai:7:1: open");
         check("x", json!({"error": "odd", "line": 1, "column": null}), "a.rhai:1: odd\n   1 | x");
         check("x", json!({"error": "name is empty"}), "a.rhai: name is empty");
+    }
+
+    #[test]
+    fn what_is_read_is_bounded() {
+        assert_eq!(*within(3, &b"abc"[..]).unwrap(), b"abc");
+        let why = within(3, io::repeat(b'a')).unwrap_err().to_string();
+        assert_eq!(why, "it has more than 3 bytes");
+    }
+
+    #[test]
+    fn only_files_are_sent() {
+        let why = file(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(why, "cannot read /dev/zero: it is no regular file");
+        assert!(file(Path::new("/proc/self/exe")).unwrap().1 > 0);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The api key: where it is looked for, and how its origin is told when it does not open.
 
 use std::fmt;
-use std::fs;
+use std::fs::File;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
+use super::input;
 
 /// Where a daemon on this machine leaves its admin key: in the data directory of a desk, and in that of an appliance;
 /// before that, where an appliance leaves one for root.
@@ -31,7 +33,7 @@ impl Key {
     pub(super) fn find(file: Option<&Path>, variable: Option<String>, url: &str) -> Result<Key, Error> {
         if let Some(path) = file {
             let unusable = |why: String| Error::File { path: path.to_owned(), why };
-            let text = fs::read_to_string(path).map_err(|why| unusable(why.to_string()))?;
+            let text = read(path).map_err(|why| unusable(why.to_string()))?;
             let secret =
                 usable(&text).ok_or_else(|| unusable("it holds no api key on its first line".into()))?;
             return Ok(Key { secret: Some(secret), origin: Origin::File(path.to_owned()) });
@@ -42,11 +44,16 @@ impl Key {
             return Ok(Key { secret: Some(secret), origin: Origin::Environment });
         }
         let found = ADMIN_KEYS.iter().filter(|_| is_this_machine(url)).find_map(|path| {
-            let secret = fs::read_to_string(path).ok().and_then(|text| usable(&text))?;
+            let secret = read(Path::new(path)).ok().and_then(|text| usable(&text))?;
             Some(Key { secret: Some(secret), origin: Origin::File(PathBuf::from(path)) })
         });
         Ok(found.unwrap_or(Key { secret: None, origin: Origin::Nowhere }))
     }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let bytes = input::within(input::SECRET_BYTES_MAX, File::open(path)?)?;
+    str::from_utf8(&bytes).map(str::to_owned).map_err(io::Error::other)
 }
 
 /// A key is one line of visible ASCII, so that it fits a header.
@@ -101,6 +108,8 @@ mod tests {
         let error =
             Key::find(Some(Path::new("/nowhere/key")), None, "http://127.0.0.1").err().unwrap().to_string();
         assert!(error.starts_with("cannot read /nowhere/key"), "{error}");
+        let error = Key::find(Some(Path::new("/dev/zero")), None, "http://127.0.0.1").err().unwrap();
+        assert_eq!(error.to_string(), "cannot read /dev/zero: it has more than 65536 bytes");
         let key = Key::find(None, Some("pc_x".into()), "http://pi.local").unwrap();
         assert_eq!((key.secret.as_deref(), key.to_string().contains("pc_x")), (Some("pc_x"), false));
     }

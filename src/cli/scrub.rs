@@ -6,12 +6,14 @@
 
 use serde_json::Value;
 
+use crate::model::{KEY_PREFIX, SESSION_COOKIE};
+
 /// What stands instead.
 pub(super) const REMOVED: &str = "(removed)";
 /// Shorter ones would be found in every other word.
 const KNOWN_BYTES_MIN: usize = 6;
 /// Words that names of secrets have in them; compared in lower case, with `-` and blanks as `_`.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "password",
     "passwd",
     "passphrase",
@@ -27,10 +29,11 @@ const NAMES: [&str; 16] = [
     "credential",
     "authorization",
     "cookie",
+    SESSION_COOKIE,
     "signature",
 ];
-/// Words that begin like this are secrets: keys of PiCloud, hashes of crypt(5) and of argon2.
-const BEGINNINGS: [&str; 6] = ["pc_", "$6$", "$5$", "$y$", "$7$", "$argon2"];
+/// Words that begin like this are secrets: keys of PiCloud and of its appliance, hashes of crypt(5) and of argon2.
+const BEGINNINGS: [&str; 7] = [KEY_PREFIX, "pc_", "$6$", "$5$", "$y$", "$7$", "$argon2"];
 /// Fewer letters after such a beginning are something else.
 const TAIL_MIN: usize = 8;
 
@@ -61,7 +64,7 @@ impl Scrub {
             in_private_key |= begins;
             let hidden = in_private_key;
             in_private_key &= !line.contains("-----END");
-            if hidden { REMOVED.to_owned() } else { by_beginning(&by_name(line)) }
+            if hidden { REMOVED.to_owned() } else { by_beginning(&by_url(&by_name(line))) }
         });
         let mut all: String = lines.collect::<Vec<_>>().join("\n");
         if text.ends_with('\n') {
@@ -157,6 +160,17 @@ fn closing_quote(text: &str, quote: char) -> Option<usize> {
     None
 }
 
+/// Takes out who asks, with the password, of `scheme://user:password@host` (RFC 3986 3.2.1).
+fn by_url(line: &str) -> String {
+    let cuts = line.match_indices("://").filter_map(|(at, mark)| {
+        let from = at + mark.len();
+        let ends = |letter: char| letter.is_whitespace() || "/?#\"'<>\\".contains(letter);
+        let authority = line[from..].split(ends).next()?;
+        Some((from, from + authority.rfind('@')?))
+    });
+    cut(line, cuts.collect())
+}
+
 /// Takes out words that look like secrets wherever they are.
 fn by_beginning(line: &str) -> String {
     let mut cuts = Vec::new();
@@ -213,15 +227,23 @@ mod tests {
         check("set-cookie: session=1; HttpOnly", "set-cookie: @");
         check("Setup code: ABCD-EFGH", "Setup code: @");
         check("PASSWORD=x PATH=/bin", "PASSWORD=@ PATH=/bin");
+        check("it sent picloud_session=0123abcd; and more", "it sent picloud_session=@; and more");
         check("Größe passwort, password: ü!", "Größe passwort, password: @");
     }
 
     #[test]
     fn words_that_look_like_secrets_go() {
         check("key pc_0123456789abcdef was used", "key @ was used");
+        check(&format!("key {KEY_PREFIX}0123456789abcdef was used"), "key @ was used");
         check("admin:$6$salt$hashhash:20000:", "admin:@");
         check("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA", "@");
         check("a\n-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\nb\n", "a\n@\n@\n@\nb\n");
+    }
+
+    #[test]
+    fn who_asks_goes_from_urls() {
+        let said = Scrub::default().text("GET https://me:it%20is@host:8443/a@b?c=1 200");
+        assert_eq!(said, format!("GET https://{REMOVED}@host:8443/a@b?c=1 200"));
     }
 
     #[test]
@@ -233,6 +255,7 @@ mod tests {
             "pc_1 is a name",
             "no token here, nor there",
             "a bearer of news",
+            "http://host/a/b and me at home",
             "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
         ] {
             check(line, line);

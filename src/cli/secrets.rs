@@ -3,6 +3,9 @@
 //! A value is read from standard input or a file, never from the arguments: those of a process can be seen by everybody
 //! on the machine, and shells keep them in their history.
 
+use std::fs::File;
+use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -89,8 +92,17 @@ pub(super) fn run(session: &mut Session<'_>, verb: Verb) -> Result<(), Error> {
 
 /// A value without the line break that editors and `echo` put at its end.
 pub(super) fn value(from: &Path) -> Result<String, Error> {
-    let mut text = String::from_utf8(input::bytes(from)?)
-        .map_err(|_| Error::File { path: from.to_owned(), why: "a secret must be UTF-8".into() })?;
+    let unusable = |why: String| Error::File { path: from.to_owned(), why };
+    // The line break is none of the value's bytes.
+    let most = input::SECRET_BYTES_MAX + 2;
+    let read = if from == Path::new("-") {
+        input::within(most, io::stdin())
+    } else {
+        File::open(from).and_then(|file| input::within(most, file))
+    };
+    let mut bytes = read.map_err(|why| unusable(why.to_string()))?;
+    let mut text =
+        String::from_utf8(mem::take(&mut *bytes)).map_err(|_| unusable("a secret must be UTF-8".into()))?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {

@@ -1,16 +1,19 @@
 //! Whom the client believes over https, and whom it says it is.
 
-use std::fs;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-use zeroize::Zeroizing;
 
 use super::error::Error;
+use super::input;
 use super::key::is_this_machine;
 
 /// Where a daemon on this machine keeps its own authority: in the data directory of a desk, and in that of an appliance.
 const AUTHORITIES: [&str; 2] = ["./picloud-data/tls/authority.pem", "/var/lib/picloud/tls/authority.pem"];
+
+/// All authorities of the world have a quarter of this.
+const BYTES_MAX: u64 = 1024 * 1024;
 
 /// What was said on the command line, or in the environment.
 pub(super) struct Trust {
@@ -42,7 +45,8 @@ impl Trust {
 
 /// Certificates of a PEM file, at least one, and its key, if there is one.
 fn read(path: &Path) -> Result<(Vec<Certificate<'static>>, Option<PrivateKey<'static>>), Error> {
-    let text = fs::read(path).map(Zeroizing::new).map_err(|why| unusable(path, &why.to_string()))?;
+    let read = File::open(path).and_then(|file| input::within(BYTES_MAX, file));
+    let text = read.map_err(|why| unusable(path, &why.to_string()))?;
     let (mut chain, mut key) = (Vec::new(), None);
     for item in parse_pem(&text) {
         match item.map_err(|_| unusable(path, "it is no PEM"))? {

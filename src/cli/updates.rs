@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -118,12 +118,10 @@ fn in_words(standing: &Value) -> String {
 }
 
 fn upload(session: &mut Session<'_>, path: &str, force: bool) -> Result<Value, Error> {
-    let unreadable = |why: io::Error| Error::File { path: PathBuf::from(path), why: why.to_string() };
-    let file = File::open(path).map_err(unreadable)?;
-    let bytes = file.metadata().map_err(unreadable)?.len();
+    let (file, bytes) = input::file(Path::new(path))?;
     let to = if force { "/api/v1/updates?force=true" } else { PATH };
     let mut sent = Sent { file, bytes, done: 0, told: 0, err: &mut *session.err };
-    session.client.upload_from(to, bytes, &mut sent, "the update")
+    session.client.upload(to, ("application/octet-stream", bytes), &mut sent, "the update")
 }
 
 /// A file that says how much of it was read.

@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -118,6 +119,9 @@ pub struct Standing {
 pub struct Updates {
     settings: Arc<Settings>,
     desk: Arc<Mutex<Desk>>,
+    /// Which update it is about. It changes under the lock, when one begins and when one is cancelled; whoever still
+    /// works on another than this one has nothing to say any more.
+    generation: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -131,7 +135,6 @@ struct Job {
     phase: Phase,
     bytes: u64,
     bytes_total: u64,
-    cancelled: bool,
 }
 
 impl Updates {
@@ -142,7 +145,19 @@ impl Updates {
 
     /// A desk; nothing is touched yet.
     pub fn new(settings: Settings) -> Updates {
-        Updates { settings: Arc::new(settings), desk: Arc::default() }
+        Updates { settings: Arc::new(settings), desk: Arc::default(), generation: Arc::default() }
+    }
+
+    /// Removes what is left of updates that were coming when the daemon before this one was killed.
+    pub fn tidy(&self) {
+        for entry in fs::read_dir(&self.settings.directory).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let is_part =
+                name.to_str().is_some_and(|name| name.starts_with("update") && name.ends_with(".part"));
+            if is_part && let Err(why) = files::remove(&entry.path()) {
+                tracing::warn!("cannot remove {}: {why}", entry.path().display());
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Desk> {
@@ -179,13 +194,14 @@ impl Updates {
         }
         self.require(bytes.unwrap_or_default())?;
         files::make_directory(&self.settings.directory, 0o700)?;
-        let path = self.path("update.part");
+        let generation = self.next_generation();
+        let path = self.part(generation);
         let file = files::create(&path, 0o600)
             .map_err(|why| Refused::Failed(format!("{}: {why}", path.display())))?;
         let bytes_total = bytes.unwrap_or_default();
-        *desk = Desk { job: Some(Job { phase, bytes: 0, bytes_total, cancelled: false }), failed: None };
+        *desk = Desk { job: Some(Job { phase, bytes: 0, bytes_total }), failed: None };
         drop(desk);
-        Ok(Upload { updates: self.clone(), image, bytes_max, file, path, seen: 0, looked_at: 0 })
+        Ok(Upload { updates: self.clone(), generation, image, bytes_max, file, path, seen: 0, looked_at: 0 })
     }
 
     /// Fetches one in the background.
@@ -195,29 +211,32 @@ impl Updates {
     pub fn fetch(&self, url: &str, force: bool) -> Result<(), Refused> {
         let url = fetch::parse(url)?;
         let upload = self.begin(Phase::Downloading, None)?;
-        let updates = self.clone();
+        let (updates, generation) = (self.clone(), upload.generation);
         let fetched = move || {
             let done = fetch::fetch(&url, upload).and_then(|upload| upload.finish(force));
             if let Err(why) = done {
                 tracing::warn!("an update was not taken in: {why}");
-                updates.lock().failed = Some(why.to_string());
+                let mut desk = updates.lock();
+                if updates.is_about(generation) {
+                    desk.failed = Some(why.to_string());
+                }
             }
         };
         let began = std::thread::Builder::new().name("update".into()).spawn(fetched);
         began.map(drop).map_err(|why| Refused::Failed(why.to_string()))
     }
 
-    /// Cancels what is not installed yet. Blocks.
+    /// Cancels what is not installed yet, at once; whoever takes it in notices when the next part comes. Blocks.
     ///
     /// # Errors
     /// If there is nothing, or it is too late.
     pub fn cancel(&self) -> Result<(), Refused> {
         Image::here(&self.settings.place)?;
         let mut desk = self.lock();
-        if let Some(job) = &mut desk.job {
-            // Whoever takes it in looks at this before the next part.
-            job.cancelled = true;
-            return Ok(());
+        if desk.job.take().is_some() {
+            let part = self.part(self.generation.load(SeqCst));
+            self.next_generation();
+            return Ok(files::remove_for_good(&part)?);
         }
         if self.is_installing() {
             return Err(Refused::TooLate);
@@ -293,17 +312,25 @@ impl Updates {
         if free >= needed { Ok(()) } else { Err(Refused::Full { free, needed }) }
     }
 
-    fn with_job<T>(&self, act: impl FnOnce(&mut Job) -> T) -> Result<T, Refused> {
-        match &mut self.lock().job {
-            Some(job) if !job.cancelled => Ok(act(job)),
-            _ => Err(Refused::Cancelled),
-        }
+    /// Where an update is while it comes. Each has a name of its own, which one that was cancelled cannot take away.
+    fn part(&self, generation: u64) -> PathBuf {
+        self.path(&format!("update-{generation}.part"))
+    }
+
+    /// Only with the lock.
+    fn next_generation(&self) -> u64 {
+        self.generation.fetch_add(1, SeqCst) + 1
+    }
+
+    fn is_about(&self, generation: u64) -> bool {
+        self.generation.load(SeqCst) == generation
     }
 }
 
 /// A bundle that is taken in. If it goes before it is finished, nothing of it is left.
 pub struct Upload {
     updates: Updates,
+    generation: u64,
     image: Image,
     bytes_max: u64,
     file: File,
@@ -322,7 +349,21 @@ impl Upload {
             return Err(Refused::TooLarge(self.bytes_max));
         }
         self.updates.require(bytes)?;
-        self.updates.with_job(|job| job.bytes_total = bytes)
+        self.with_job(|job| job.bytes_total = bytes)
+    }
+
+    /// Whether it goes on. Never waits.
+    ///
+    /// # Errors
+    /// If somebody cancelled it.
+    pub fn goes_on(&self) -> Result<(), Refused> {
+        if self.updates.is_about(self.generation) { Ok(()) } else { Err(Refused::Cancelled) }
+    }
+
+    fn with_job<T>(&self, act: impl FnOnce(&mut Job) -> T) -> Result<T, Refused> {
+        let mut desk = self.updates.lock();
+        self.goes_on()?;
+        desk.job.as_mut().map(act).ok_or(Refused::Cancelled)
     }
 
     /// Takes the next part. Blocks.
@@ -338,12 +379,14 @@ impl Upload {
             self.looked_at = self.seen + LOOK_EVERY_BYTES;
             self.updates.require(LOOK_EVERY_BYTES)?;
         }
-        self.updates.with_job(|job| job.bytes = self.seen)?;
+        self.with_job(|job| job.bytes = self.seen)?;
         self.file.write_all(part).map_err(|why| self.failed(&why))
     }
 
     fn failed(&self, why: &io::Error) -> Refused {
         match why.kind() {
+            // Then its file is gone.
+            _ if self.goes_on().is_err() => Refused::Cancelled,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Refused::Full { free: 0, needed: LOOK_EVERY_BYTES }
             }
@@ -357,7 +400,7 @@ impl Upload {
     /// What is wrong with it. Nothing is left of it then.
     pub fn finish(self, force: bool) -> Result<Manifest, Refused> {
         let place = &self.updates.settings.place;
-        self.updates.with_job(|job| {
+        self.with_job(|job| {
             (job.phase, job.bytes, job.bytes_total) = (Phase::Checking, 0, self.seen);
         })?;
         self.file.sync_all().map_err(|why| self.failed(&why))?;
@@ -365,20 +408,18 @@ impl Upload {
         let bundle = File::open(&self.path).map_err(|why| self.failed(&why))?;
         let schema = self.updates.settings.schema;
         let accept = |update: &Manifest| self.image.accept(update, force, schema);
-        let mut sink = Unless { updates: &self.updates };
+        let mut sink = Unless(&self);
         let update = bundle::read(bundle, &keys, accept, &mut sink).map_err(|bad| match bad {
             BundleError::Write(_) => Refused::Cancelled,
             bad => Refused::Bad(bad),
         })?;
+        // Nobody cancels it between the last look and its name, and no other wishes for something else.
+        let mut desk = self.updates.lock();
+        self.goes_on()?;
         let wishes = self.updates.path(WISHES);
         match force {
             true => files::write_json(&wishes, &serde_json::json!({ "force": true }), 0o600)?,
             false => files::remove_for_good(&wishes)?,
-        }
-        // Nobody cancels it between the last look and its name.
-        let mut desk = self.updates.lock();
-        if desk.job.as_ref().is_none_or(|job| job.cancelled) {
-            return Err(Refused::Cancelled);
         }
         let request = self.updates.path(REQUEST);
         let left = fs::rename(&self.path, &request).and_then(|()| files::sync_parent(&request));
@@ -394,19 +435,19 @@ impl Drop for Upload {
     fn drop(&mut self) {
         // After it was finished it has another name.
         let _ = files::remove(&self.path);
-        self.updates.lock().job = None;
+        let mut desk = self.updates.lock();
+        if self.goes_on().is_ok() {
+            desk.job = None;
+        }
     }
 }
 
 /// Swallows what is unpacked, unless somebody cancels.
-struct Unless<'a> {
-    updates: &'a Updates,
-}
+struct Unless<'a>(&'a Upload);
 
 impl Write for Unless<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let going_on = self.updates.with_job(|_| ());
-        going_on.map(|()| bytes.len()).map_err(|why| io::Error::other(why.to_string()))
+        self.0.goes_on().map(|()| bytes.len()).map_err(|why| io::Error::other(why.to_string()))
     }
 
     fn flush(&mut self) -> io::Result<()> {

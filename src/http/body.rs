@@ -1,13 +1,16 @@
 //! Reading bodies, within bounds of size and time.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderMap};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::model::{Body, BodyMode};
 use crate::script;
@@ -31,6 +34,94 @@ pub(super) enum Unread {
 
 /// Bodies up to this size are read without asking.
 const SMALL: usize = 64 * 1024;
+
+/// What is still read of a body that was refused, and for how long.
+const LEFTOVER_BYTES_MAX: usize = 256 * 1024;
+const LEFTOVER_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// The body of a request. One that was lent goes back unless it was read to its end.
+pub(super) struct Brought {
+    body: Option<Incoming>,
+    back: Option<oneshot::Sender<Incoming>>,
+}
+
+impl Brought {
+    /// One whose rest nobody wants.
+    pub(super) fn given(body: Incoming) -> Brought {
+        Brought { body: Some(body), back: None }
+    }
+
+    /// One that goes back to whom this tells.
+    pub(super) fn lent(body: Incoming) -> (Brought, oneshot::Receiver<Incoming>) {
+        let (back, returned) = oneshot::channel();
+        (Brought { body: Some(body), back: Some(back) }, returned)
+    }
+}
+
+impl hyper::body::Body for Brought {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        self.body.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(context))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(hyper::body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or(SizeHint::with_exact(0), hyper::body::Body::size_hint)
+    }
+}
+
+impl Drop for Brought {
+    fn drop(&mut self) {
+        if let (Some(body), Some(back)) = (self.body.take(), self.back.take())
+            && !body.is_end_stream()
+        {
+            // Whoever lent it may have left.
+            let _ = back.send(body);
+        }
+    }
+}
+
+/// What came back of a body. It is still read for a moment once it is let go, which is when the answer has gone out:
+/// HTTP/2 resets a request that nobody reads (RFC 9113 8.1), and clients that still send take that for the answer.
+pub(super) struct Leftover(Option<Incoming>);
+
+impl Leftover {
+    /// Of a body that was lent, after the answer was found.
+    pub(super) fn of(mut returned: oneshot::Receiver<Incoming>) -> Leftover {
+        Leftover(returned.try_recv().ok())
+    }
+
+    /// Of none.
+    #[cfg(test)]
+    pub(super) fn none() -> Leftover {
+        Leftover(None)
+    }
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        if let (Some(body), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(LEFTOVER_TIME_MAX, read_out(body)));
+        }
+    }
+}
+
+async fn read_out(mut body: Incoming) {
+    let mut seen = 0;
+    while seen < LEFTOVER_BYTES_MAX
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        seen += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
 
 /// What large bodies share, so that many at once do not fill the memory.
 #[derive(Clone)]
@@ -59,7 +150,7 @@ impl Larder {
 
 /// Reads a whole body of at most `bytes_max` within `time_max`, with a place in `larder` if it is large.
 pub(super) async fn read(
-    body: Incoming,
+    body: Brought,
     bytes_max: usize,
     time_max: Duration,
     larder: Option<&Larder>,
@@ -78,7 +169,7 @@ pub(super) async fn read(
 }
 
 async fn collect(
-    mut body: Incoming,
+    mut body: Brought,
     bytes_max: usize,
     size: u64,
     larder: Option<&Larder>,
@@ -116,7 +207,7 @@ async fn collect(
 
 /// A body that is too large for the memory, part by part.
 pub(super) struct Stream {
-    body: Incoming,
+    body: Brought,
     bytes_max: u64,
     seen: u64,
     idle_max: Duration,
@@ -124,7 +215,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Of at most `bytes_max`; some of it must come every `idle_max`.
-    pub(super) fn new(body: Incoming, bytes_max: u64, idle_max: Duration) -> Result<Stream, Unread> {
+    pub(super) fn new(body: Brought, bytes_max: u64, idle_max: Duration) -> Result<Stream, Unread> {
         let stream = Stream { body, bytes_max, seen: 0, idle_max };
         if stream.bytes_at_least() > bytes_max { Err(stream.too_large()) } else { Ok(stream) }
     }

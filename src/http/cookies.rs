@@ -10,9 +10,7 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method};
 
 use super::router;
-use crate::model::SESSION_AGE_MAX;
-
-const NAME: &str = "picloud_session";
+use crate::model::{SESSION_AGE_MAX, SESSION_COOKIE as NAME};
 
 /// The secret of a session that a request brings.
 pub(super) fn session(headers: &HeaderMap) -> Option<&str> {

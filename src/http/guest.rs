@@ -25,6 +25,7 @@ use tokio_io_timeout::TimeoutWriter;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::body::{Brought, Leftover};
 use super::clients::{self, Visitor};
 use super::listener::{Closing, Guests, Limits};
 use super::pulse::Pulse;
@@ -202,7 +203,7 @@ impl Guest {
         let service = service_fn(move |request| {
             asks.notify_one();
             let server = server.clone();
-            async move { Ok::<_, Infallible>(server.serve(request, visitor).await) }
+            async move { Ok::<_, Infallible>(server.serve(request.map(Brought::given), visitor).await) }
         });
         let connection = pin!(self.protocols.http1.serve_connection(TokioIo::new(stream), service));
         see_off(connection, self.leaving, &asked, http1::Connection::graceful_shutdown).await
@@ -220,8 +221,12 @@ impl Guest {
             let server = server.clone();
             async move {
                 as_over_http1(&mut request);
-                let (head, body) = server.serve(request, visitor).await.into_parts();
-                Ok::<_, Infallible>(Response::from_parts(head, turn.answer(body)))
+                let (head, body) = request.into_parts();
+                let (body, returned) = Brought::lent(body);
+                let reply = server.serve(Request::from_parts(head, body), visitor).await;
+                let (head, body) = reply.into_parts();
+                let answer = turn.answer(body, Leftover::of(returned));
+                Ok::<_, Infallible>(Response::from_parts(head, answer))
             }
         });
         let Protocols { http2, head_time_max, write_time_max, .. } = self.protocols;

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{ALLOW, COOKIE, HOST, HeaderValue, LOCATION};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, StatusCode};
@@ -13,7 +12,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::auth::Auth;
-use super::body::{self, Larder, Shelf, Unread};
+use super::body::{self, Brought, Larder, Shelf, Unread};
 use super::clients::Client;
 use super::cookies;
 use super::rate::Rates;
@@ -96,7 +95,7 @@ impl Reception {
         &self,
         table: &Arc<RouteTable>,
         parts: Parts,
-        body: Incoming,
+        body: Brought,
         client: Client,
         served: &mut Served,
     ) -> Outcome {
@@ -137,7 +136,7 @@ impl Reception {
         &self,
         table: &Arc<RouteTable>,
         parts: Parts,
-        body: Incoming,
+        body: Brought,
         client: Client,
         served: &mut Served,
     ) -> Outcome {
@@ -214,7 +213,7 @@ impl Reception {
     }
 
     /// The body, and its place in memory, to be held until the answer is known.
-    async fn read(&self, body: Incoming) -> Result<(Bytes, Shelf), Unread> {
+    async fn read(&self, body: Brought) -> Result<(Bytes, Shelf), Unread> {
         body::read(body, BODY_BYTES_MAX, self.settings.body_time_max, Some(&self.larder)).await
     }
 

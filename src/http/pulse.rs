@@ -11,6 +11,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::body::Leftover;
 use super::reply::ReplyBody;
 
 /// The pulse of one connection.
@@ -41,6 +42,7 @@ pub(super) struct Turn {
 pub(super) struct Answer {
     body: ReplyBody,
     turn: Turn,
+    _leftover: Leftover,
 }
 
 impl Pulse {
@@ -79,10 +81,10 @@ impl Pulse {
 }
 
 impl Turn {
-    /// The answer goes out.
-    pub(super) fn answer(mut self, body: ReplyBody) -> Answer {
+    /// The answer goes out; what is left of the request's body stays as long.
+    pub(super) fn answer(mut self, body: ReplyBody, leftover: Leftover) -> Answer {
         self.pass(Whose::Theirs);
-        Answer { body, turn: self }
+        Answer { body, turn: self, _leftover: leftover }
     }
 
     fn pass(&mut self, to: Whose) {
@@ -115,7 +117,7 @@ impl Body for Answer {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let Answer { body, turn } = self.get_mut();
+        let Answer { body, turn, .. } = self.get_mut();
         let polled = Pin::new(body).poll_frame(context);
         turn.pass(if polled.is_pending() { Whose::Ours } else { Whose::Theirs });
         polled.map_err(io::Error::other)
@@ -148,7 +150,7 @@ mod tests {
             let turn = pulse.turn();
             let waited = tokio::time::timeout(seconds(500), pulse.quiet(seconds(10), seconds(30))).await;
             assert!(waited.is_err(), "a script may run for long");
-            let answer = turn.answer(Either::Left(Full::new(Bytes::from_static(b"x"))));
+            let answer = turn.answer(Either::Left(Full::new(Bytes::from_static(b"x"))), Leftover::none());
             let began = Instant::now();
             pulse.quiet(seconds(10), seconds(30)).await;
             assert_eq!(began.elapsed(), seconds(30), "an answer that nobody takes");

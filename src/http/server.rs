@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
 use hyper::http::request::Parts;
 use hyper::{Request, StatusCode};
 
 use super::auth::Auth;
+use super::body::Brought;
 use super::clients::{Client, Proxies, Visitor};
 use super::ingress::{self, Reception, Served};
 use super::listener::Guests;
@@ -123,7 +123,7 @@ impl Server {
     }
 
     /// Serves one request of `visitor`. Every path ends in an answer.
-    pub(super) async fn serve(self, request: Request<Incoming>, visitor: Visitor) -> Reply {
+    pub(super) async fn serve(self, request: Request<Brought>, visitor: Visitor) -> Reply {
         let began = Instant::now();
         let desks = self.desks.load_full();
         let table = desks.routes.0.load_full();

@@ -168,6 +168,9 @@ pub struct Route {
     pub updated_at: UnixMs,
 }
 
+/// How the secrets of api keys begin, so that they are recognised where they should not be.
+pub const KEY_PREFIX: &str = "pic_";
+
 /// An api key. Only the hash of its secret is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Key {

@@ -25,7 +25,8 @@ mod trigger;
 mod user;
 
 pub use apps::{
-    Access, App, BodyMode, DispatchMode, Domain, Durability, Key, Principal, Route, Script, Version,
+    Access, App, BodyMode, DispatchMode, Domain, Durability, KEY_PREFIX, Key, Principal, Route, Script,
+    Version,
 };
 pub use egress::{Egress, HostRule, Network};
 pub use host::{Host, HostPattern};
@@ -44,5 +45,6 @@ pub use time::{BUILD_EPOCH, UnixMs};
 pub use tls::{LAN_SUFFIXES, TlsSource, is_lan_name, is_private, is_public_name};
 pub use trigger::{CatchUp, Overlap, Tick, Trigger, TriggerOn};
 pub use user::{
-    Email, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Password, PasswordHash, SESSION_AGE_MAX, Session, User,
+    Email, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Password, PasswordHash, SESSION_AGE_MAX, SESSION_COOKIE,
+    Session, User,
 };

@@ -19,6 +19,8 @@ use super::{Invalid, Principal, UnixMs};
 pub const PASSWORD_BYTES_MIN: usize = 10;
 /// Most bytes of a password.
 pub const PASSWORD_BYTES_MAX: usize = 256;
+/// The cookie that holds the secret of a session.
+pub const SESSION_COOKIE: &str = "picloud_session";
 /// The longest that a session lasts.
 pub const SESSION_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The longest that a session lasts without being used.

@@ -245,6 +245,7 @@ impl<'a> Caretaker<'a> {
         let (premises, info) = (parts::premises(config), Arc::new(SystemInfo::new(resident_bytes)));
         let lock = premises.lock()?;
         let updates = parts::updates(config);
+        updates.tidy();
         let (_lock, signals, sealer) = (lock, None, None);
         Ok(Caretaker {
             startup,

@@ -190,11 +190,11 @@ fn a_support_bundle_holds_no_secret() {
         ),
         (
             "data/update/report-1.json",
-            r#"{"version":"0.2.0","journal":["joined with planted-wifi","WXYZ-2345 was typed","key planted-fleet-key","Authorization: Basic cGxhbnRlZDpiYXNpYw=="]}"#,
+            r#"{"version":"0.2.0","journal":["joined with planted-wifi","WXYZ-2345 was typed","key planted-fleet-key","Authorization: Basic cGxhbnRlZDpiYXNpYw==","fetched http://me:planted-url-word@host/x"]}"#,
         ),
         (
             "bin/journalctl",
-            "#!/bin/sh\necho 'GET /a?secret=planted-query 200'\necho 'Authorization: Bearer planted-bearer-token'\necho 'planted-psk and the end'\n",
+            "#!/bin/sh\necho 'GET /a?secret=planted-query 200'\necho 'Authorization: Bearer planted-bearer-token'\necho 'key pic_planted0key0of0the0api was refused'\necho 'it brought picloud_session=planted-session; x=1'\necho 'planted-psk and the end'\n",
         ),
     ] {
         put(dir.path(), path, text);

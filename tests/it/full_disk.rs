@@ -374,9 +374,12 @@ fn a_card_without_inodes(how: &str) {
     let refused = daemon.post("/call", "1");
     is_refused(&refused);
     assert!(refused.error().contains("more files"), "{refused}");
+    let told = |daemon: &Daemon| daemon.done("POST", "/health", json!({}))["storage_full"].clone();
+    assert_eq!(told(&daemon), true);
     assert_eq!(daemon.get("/call").status, 200);
     fs::remove_dir_all(card.path("files")).unwrap();
     becomes(&daemon, "ok");
+    assert_eq!(told(&daemon), false);
     assert_eq!(daemon.post("/call", "1").status, 200);
 }
 

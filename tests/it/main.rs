@@ -21,6 +21,7 @@ mod context;
 mod cron;
 mod dead_letters;
 mod device;
+mod downloads;
 mod drain;
 mod egress;
 mod executions;

@@ -40,15 +40,15 @@ fn pem(label: &str, der: &[u8]) -> String {
 }
 
 /// The appliance, as far as it is a computer: its card, what U-Boot and the kernel say, what the image says.
-struct Device {
-    daemon: Daemon,
+pub(crate) struct Device {
+    pub(crate) daemon: Daemon,
     root: PathBuf,
     listen: SocketAddr,
 }
 
 impl Device {
     /// One that was set up from a card with 1.0.0 in slot A.
-    fn new() -> Device {
+    pub(crate) fn new() -> Device {
         let dir = TempDir::new();
         let root = dir.path().to_owned();
         for below in ["usr/lib/picloud/update-keys", "proc/net", "run/picloud-device", "data/picloud"] {
@@ -75,7 +75,7 @@ impl Device {
         device
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
 
@@ -88,7 +88,7 @@ impl Device {
     }
 
     /// An update of this version, with the system of the seed.
-    fn bundle(&self, version: &str, seed: u8, schema: u32) -> PathBuf {
+    pub(crate) fn bundle(&self, version: &str, seed: u8, schema: u32) -> PathBuf {
         let (slot, facts) = (self.path("slot.ext4"), self.path("new.json"));
         fs::write(&slot, system(seed)).unwrap();
         fs::write(&facts, image(version).to_string()).unwrap();
@@ -111,16 +111,16 @@ impl Device {
         fs::read(self.path(partition)).unwrap() == system(seed)
     }
 
-    fn standing(&self) -> Value {
+    pub(crate) fn standing(&self) -> Value {
         self.daemon.done("GET", "/updates", Value::Null)
     }
 
-    fn request(&self) -> PathBuf {
+    pub(crate) fn request(&self) -> PathBuf {
         self.path("data/picloud/device/update.bundle")
     }
 
     /// Takes an update in, without root's part.
-    fn upload(&self, bundle: &Path) -> crate::http::Answer {
+    pub(crate) fn upload(&self, bundle: &Path) -> crate::http::Answer {
         let request = self.daemon.request("POST", "/api/v1/updates").key(KEY);
         request.header("content-type", "application/octet-stream").body(fs::read(bundle).unwrap()).send()
     }

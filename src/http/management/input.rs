@@ -6,7 +6,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
@@ -16,7 +15,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use uuid::Uuid;
 
 use super::Outcome;
-use crate::http::body::{self, Unread};
+use crate::http::body::{self, Brought, Unread};
 use crate::http::reply::{self, Refusal};
 
 /// Largest body of a management request; a source has 64 KiB.
@@ -34,7 +33,7 @@ pub(super) struct Call {
     /// The caller's key; nil for the device's.
     pub(super) key_id: Uuid,
     query: BTreeMap<String, String>,
-    body: Incoming,
+    body: Brought,
     page_limit_max: usize,
 }
 
@@ -52,7 +51,7 @@ pub(super) struct List<T> {
 }
 
 impl Call {
-    pub(super) fn new(parts: &Parts, body: Incoming, key_id: Uuid, page_limit_max: usize) -> Call {
+    pub(super) fn new(parts: &Parts, body: Brought, key_id: Uuid, page_limit_max: usize) -> Call {
         let header = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let essence = header(CONTENT_TYPE).and_then(|value| value.split(';').next()).unwrap_or_default();
         let content_type = essence.trim().to_ascii_lowercase();
@@ -88,7 +87,7 @@ impl Call {
     }
 
     /// The body as it comes.
-    pub(super) fn into_body(self) -> Incoming {
+    pub(super) fn into_body(self) -> Brought {
         self.body
     }
 

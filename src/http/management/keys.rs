@@ -10,7 +10,7 @@ use super::input::{Call, page_of};
 use super::{Office, Outcome, no_randomness, not_allowed};
 use crate::http::auth::hash_secret;
 use crate::http::reply::{self, Refusal};
-use crate::model::{Key, Name, UnixMs};
+use crate::model::{KEY_PREFIX, Key, Name, UnixMs};
 use crate::store::KeyPatch;
 
 #[derive(Deserialize)]
@@ -55,7 +55,7 @@ pub fn new_secret(
     id: Uuid,
     now: UnixMs,
 ) -> Result<(String, Key), getrandom::Error> {
-    let secret = format!("pic_{}", random_secret()?);
+    let secret = format!("{KEY_PREFIX}{}", random_secret()?);
     let key = key_of(name, &secret, expires_at, id, now);
     Ok((secret, key))
 }

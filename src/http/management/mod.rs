@@ -30,7 +30,6 @@ mod users;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
@@ -39,6 +38,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::auth::{Auth, Credentials};
+use super::body::Brought;
 use super::clients::{Client, Visitor};
 use super::cookies;
 use super::listener::Guests;
@@ -96,7 +96,7 @@ impl Office {
         &self,
         table: &Arc<RouteTable>,
         parts: Parts,
-        body: Incoming,
+        body: Brought,
         visitor: &Visitor,
         client: Client,
     ) -> Outcome {

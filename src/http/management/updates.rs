@@ -47,6 +47,8 @@ impl Office {
             "routes": serving.routes,
             "scripts": serving.scripts,
             "store_bytes": self.store.file_bytes(),
+            // An empty change finds room also on a card that takes nothing else.
+            "storage_full": self.store.space().full(began).is_some(),
         });
         Ok(reply::json(StatusCode::OK, &body))
     }
@@ -106,6 +108,7 @@ impl Office {
         let mut gathered = Vec::new();
         loop {
             let part = parts.next().await.map_err(unread)?;
+            upload.goes_on().map_err(refused)?;
             gathered.extend_from_slice(part.as_deref().unwrap_or_default());
             if part.is_none() || gathered.len() >= WRITE_BYTES {
                 let data = std::mem::take(&mut gathered);

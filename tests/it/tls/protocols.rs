@@ -120,6 +120,28 @@ fn requests_are_the_same_over_http2() {
     assert_eq!(curl(&daemon, "localhost", "/hello/you", &["--cacert", &ca, "--http2"]).code, 0);
 }
 
+/// A body that nobody wants does not cost its client the answer.
+#[test]
+fn a_refusal_over_http2_comes_also_to_who_still_sends() {
+    let daemon = Setup::default().tls().start();
+    let ca = root(&daemon);
+    for bytes in [40_000, 3_000_000] {
+        let body = daemon.dir().file("body", &"x".repeat(bytes));
+        let body = format!("@{body}");
+        for (path, status) in [("/api/v1/scripts", "401"), ("/nowhere", "404")] {
+            let more =
+                ["--cacert", &ca, "--http2", "-w", " %{http_code} %{http_version}", "--data-binary", &body];
+            let ran = curl(&daemon, "localhost", path, &more);
+            assert_eq!(ran.code, 0, "{path}, {bytes} bytes: {}{}", ran.out, ran.err);
+            assert!(
+                ran.out.contains("\"error\"") && ran.out.ends_with(&format!(" {status} 2")),
+                "{}",
+                ran.out
+            );
+        }
+    }
+}
+
 #[test]
 fn who_takes_the_wrong_door_is_told() {
     let daemon = Setup::default().tls().start();
