@@ -27,7 +27,8 @@ const PRIORITIES: PriorityMappings = PriorityMappings {
     trace: Priority::Debug,
 };
 
-/// The log of this process.
+/// The log of this process. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Log {
     lines: Lines,
     journal: Option<Journal>,
@@ -65,7 +66,7 @@ impl Log {
         self.filter.reload(filter(config)?).map_err(|error| error.to_string())
     }
 
-    /// Writes what has gathered.
+    /// Writes what has gathered: the process may end after it.
     pub(super) fn flush(&self) {
         self.lines.flush();
         if let Some(journal) = &self.journal {

@@ -394,7 +394,7 @@ impl<'a> Caretaker<'a> {
         let server = Server::new(settings, staff);
         // Whoever is told that the house is open may also ask it to close.
         if self.signals.is_none() {
-            self.signals = Some(Signals::listen()?);
+            self.signals = Some(Signals::listen(self.log.clone())?);
         }
         let clock = parts::clock(config);
         match self.is_safe {

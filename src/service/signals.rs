@@ -7,6 +7,8 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::logging::Log;
+
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
@@ -29,7 +31,7 @@ struct Sources {
 
 impl Signals {
     /// From here on they no longer end the process by themselves; but the second that asks to close does, at once.
-    pub(super) fn listen() -> io::Result<Signals> {
+    pub(super) fn listen(log: Log) -> io::Result<Signals> {
         let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
         let mut sources = runtime.block_on(async { Sources::new() })?;
         let (tell, told) = mpsc::unbounded_channel();
@@ -50,6 +52,7 @@ impl Signals {
             });
             // Who asks twice does not want to wait. What was accepted is on the card.
             tracing::warn!("stopped at once, at the second signal");
+            log.flush();
             std::process::exit(1);
         })?;
         Ok(Signals(told))
