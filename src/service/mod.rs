@@ -200,7 +200,7 @@ struct Caretaker<'a> {
     _lock: File,
     info: Arc<SystemInfo>,
     updates: Updates,
-    signals: Option<Signals>,
+    signals: Signals,
     watch: Watch,
     /// Whether the next house runs scripts, or waits for an operator.
     is_safe: bool,
@@ -224,7 +224,8 @@ impl<'a> Caretaker<'a> {
             tracing::error!(bad_starts, "SAFE MODE: no script runs until `picloud resume`");
         }
         let watch = Watch::start(starts)?;
-        let caretaker = Caretaker::take_over(startup, log, watch.clone(), is_safe);
+        let signals = Signals::listen(log.clone(), watch.clone())?;
+        let caretaker = Caretaker::take_over(startup, log, signals, watch.clone(), is_safe);
         // What cannot even begin did not crash.
         caretaker.inspect_err(|_| watch.take_back())
     }
@@ -232,6 +233,7 @@ impl<'a> Caretaker<'a> {
     fn take_over(
         startup: Startup,
         log: &'a Log,
+        signals: Signals,
         watch: Watch,
         is_safe: bool,
     ) -> Result<Caretaker<'a>, Error> {
@@ -246,7 +248,7 @@ impl<'a> Caretaker<'a> {
         let lock = premises.lock()?;
         let updates = parts::updates(config);
         updates.tidy();
-        let (_lock, signals, sealer) = (lock, None, None);
+        let (_lock, sealer) = (lock, None);
         Ok(Caretaker {
             startup,
             log,
@@ -323,8 +325,7 @@ impl<'a> Caretaker<'a> {
     /// Until the house is to close. `before` becomes what it is to go back to, if it closes for another configuration.
     fn live(&mut self, house: &mut House, before: &mut Option<(Config, Sockets)>) -> Closing {
         loop {
-            let Some(signals) = &mut self.signals else { return Closing::Asked };
-            match house.live(signals) {
+            match house.live(&mut self.signals) {
                 Event::Close(why) => return why,
                 Event::Reload => match self.reload(house) {
                     Reloaded::Done(_) => {}
@@ -339,6 +340,7 @@ impl<'a> Caretaker<'a> {
 
     fn open(&mut self, start: Start) -> Result<House, Error> {
         let began = Instant::now();
+        store::wedge::here("opening");
         let (store, recovered, startable) = store::Store::open(&parts::store(&self.startup.config))?;
         let house = self.furnish(start, began, store.clone(), &recovered, startable);
         // Another file may be opened in its place.
@@ -393,9 +395,7 @@ impl<'a> Caretaker<'a> {
         };
         let server = Server::new(settings, staff);
         // Whoever is told that the house is open may also ask it to close.
-        if self.signals.is_none() {
-            self.signals = Some(Signals::listen(self.log.clone())?);
-        }
+        self.signals.attend();
         let clock = parts::clock(config);
         match self.is_safe {
             true => dispatch.rest(recovered, clock),

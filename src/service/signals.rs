@@ -1,6 +1,9 @@
 //! The signals. They outlive a house: one that comes while it reopens is not lost.
 
 use std::io::{self, IsTerminal};
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use tokio::runtime;
@@ -8,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::logging::Log;
+use super::watch::Watch;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +23,10 @@ pub(super) enum Asked {
 }
 
 /// What has been asked since the process started.
-pub(super) struct Signals(mpsc::UnboundedReceiver<Asked>);
+pub(super) struct Signals {
+    told: mpsc::UnboundedReceiver<Asked>,
+    is_attended: Arc<AtomicBool>,
+}
 
 struct Sources {
     terminate: Signal,
@@ -30,17 +37,20 @@ struct Sources {
 }
 
 impl Signals {
-    /// From here on they no longer end the process by themselves; but the second that asks to close does, at once.
-    pub(super) fn listen(log: Log) -> io::Result<Signals> {
+    /// From here on they no longer end the process by themselves. Who asks to close is obeyed at once for the second time,
+    /// and also the first as long as nobody attends: a house that is being opened has nothing to finish.
+    pub(super) fn listen(log: Log, watch: Watch) -> io::Result<Signals> {
         let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
         let mut sources = runtime.block_on(async { Sources::new() })?;
         let (tell, told) = mpsc::unbounded_channel();
+        let is_attended = Arc::new(AtomicBool::new(false));
+        let attended = is_attended.clone();
         thread::Builder::new().name("signals".into()).spawn(move || {
             runtime.block_on(async {
                 let mut closing = false;
                 loop {
                     match sources.next().await {
-                        Asked::Close if closing => break,
+                        Asked::Close if closing || !attended.load(Relaxed) => break,
                         Asked::Reload if closing => {}
                         asked => {
                             closing = asked == Asked::Close;
@@ -50,22 +60,33 @@ impl Signals {
                     }
                 }
             });
-            // Who asks twice does not want to wait. What was accepted is on the card.
-            tracing::warn!("stopped at once, at the second signal");
+            // What was accepted is on the card.
+            if attended.load(Relaxed) {
+                tracing::warn!("stopped at once, at the second signal");
+                log.flush();
+                exit(1);
+            }
+            tracing::info!("stopped before the store was open");
+            watch.take_back();
             log.flush();
-            std::process::exit(1);
+            exit(0);
         })?;
-        Ok(Signals(told))
+        Ok(Signals { told, is_attended })
+    }
+
+    /// From here on somebody asks for the next, and closes the house in order.
+    pub(super) fn attend(&self) {
+        self.is_attended.store(true, Relaxed);
     }
 
     /// The next of them. Several that ask for the same at once are one.
     pub(super) async fn next(&mut self) -> Asked {
-        let Some(asked) = self.0.recv().await else {
+        let Some(asked) = self.told.recv().await else {
             // The thread ends only with the process.
             return std::future::pending().await;
         };
         if asked == Asked::Reload {
-            while let Ok(more) = self.0.try_recv() {
+            while let Ok(more) = self.told.try_recv() {
                 if more == Asked::Close {
                     return Asked::Close;
                 }

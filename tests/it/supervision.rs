@@ -1,17 +1,18 @@
 //! What systemd sees of the daemon, with a socket of the test in its place; the real one is in `scripts/test-systemd`.
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Activated, Daemon, PATIENCE, PICLOUD, Setup, TempDir, until};
+use crate::harness::{Activated, Daemon, PATIENCE, PICLOUD, Process, Setup, TempDir, until};
 
 /// Stands in for systemd: hears what it is told, at once, as systemd does.
 pub(crate) struct Manager {
@@ -296,6 +297,43 @@ fn a_port_that_is_taken_is_no_crash() {
     }
     data = TempDir::new();
     assert_eq!(setup.start_in(data).get("/hello/you").status, 200);
+}
+
+#[test]
+fn what_stops_it_while_it_opens_is_obeyed_and_no_crash() {
+    let (manager, data) = (Manager::new(), TempDir::new());
+    let wedge = manager.file("wedge");
+    fs::write(&wedge, "opening").unwrap();
+    let notify = manager.file("notify.sock");
+    let opening = || {
+        let child = Command::new(PICLOUD)
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", data.path().to_str().unwrap()])
+            .env_clear()
+            .env("NOTIFY_SOCKET", &notify)
+            .env("RUNTIME_DIRECTORY", manager.file(""))
+            .env("PICLOUD_WEDGE", &wedge)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        manager.next_of("STATUS=opening the store");
+        Process(child)
+    };
+    for _ in 0..7 {
+        let mut process = opening();
+        process.signal("TERM");
+        assert_eq!(process.wait("the daemon").code(), Some(0));
+        let mut told = String::new();
+        process.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+        assert!(told.contains("stopped before the store was open") && !told.contains("SAFE MODE"), "{told}");
+    }
+    assert!(!manager.file("starts").exists(), "nothing is left of them");
+    let mut process = opening();
+    process.signal("HUP");
+    fs::remove_file(&wedge).unwrap();
+    manager.next_of("READY=1");
+    manager.next_of("RELOADING=1");
+    process.signal("TERM");
+    assert_eq!(process.wait("the daemon").code(), Some(0));
 }
 
 #[test]
