@@ -12,6 +12,7 @@ use crate::build;
 use crate::card::{Card, run};
 use crate::cuts;
 use crate::pi::{Pi, SHELL, until};
+use crate::stick;
 
 type Check = fn(&Kit);
 
@@ -30,6 +31,7 @@ pub(crate) const CHECKS: &[(&str, Check)] = &[
     ("full: a data partition without room answers, and takes deletions", full),
     ("clock: a clock in 1970 or in the future stops nothing", clock),
     ("sizes: the data partition takes all of a card of 2, 4 and 8 GiB", sizes),
+    ("stick: backups are copied to a USB stick", stick::backups),
     ("cuts: the plug is pulled at every write", cuts::every_write),
     ("twice: two builds of one commit are the same, byte by byte", build::twice),
     ("watchdog: the hardware restarts a system that is lost", watchdog),

@@ -11,6 +11,7 @@ mod card;
 mod checks;
 mod cuts;
 mod pi;
+mod stick;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -49,8 +49,19 @@ impl Pi {
         Pi::boot_with(kit, &format!("file={},if=sd,format=raw", card.path.display()), &card.path)
     }
 
+    /// Switches it on with a card, and with a stick in its USB port.
+    pub(crate) fn boot_with_stick(kit: &Kit, card: &Card, stick: &Path) -> Pi {
+        let stick = format!("if=none,id=stick,file={},format=raw", stick.display());
+        let more = ["-drive", &stick, "-device", "usb-storage,drive=stick"];
+        Pi::boot_board(kit, &format!("file={},if=sd,format=raw", card.path.display()), &card.path, &more)
+    }
+
     /// Switches it on with a drive as qemu describes it; its logs are named after `card`.
     pub(crate) fn boot_with(kit: &Kit, drive: &str, card: &Path) -> Pi {
+        Pi::boot_board(kit, drive, card, &[])
+    }
+
+    fn boot_board(kit: &Kit, drive: &str, card: &Path, more: &[&str]) -> Pi {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (socket, log) = (card.with_extension("tty"), card.with_extension("log"));
         let _ = fs::remove_file(&socket);
@@ -65,6 +76,7 @@ impl Pi {
             .args(["-M", "raspi3b", "-display", "none", "-monitor", "none"])
             .args(["-kernel", &firmware("u-boot.bin"), "-dtb", &firmware("board.dtb")])
             .args(["-drive", drive, "-netdev", &network, "-device", "usb-net,netdev=n"])
+            .args(more)
             .args(["-chardev", &tty, "-serial", "null", "-serial", "chardev:tty"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
