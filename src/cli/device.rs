@@ -12,8 +12,9 @@ use super::backups::{self, Offline};
 use super::client::Client;
 use super::error::Error;
 use super::prepare;
+use super::render::text;
 use crate::config::{Config, Server};
-use crate::device::{self, Daemon, Order, Place, Verdict, bundle};
+use crate::device::{self, Daemon, NotReady, Order, Place, Verdict, bundle};
 
 /// Lines of the journal that go into a report, and the most bytes of each.
 const JOURNAL_LINES: usize = 200;
@@ -158,9 +159,11 @@ fn make(args: BundleArgs, offline: Offline) -> Result<bundle::Manifest, device::
 /// Runs `work` with the running daemon, which is looked for anew for each question: it may not be up yet.
 fn asking<T>(connect: Connect<'_>, offline: Offline, work: &mut dyn FnMut(&Daemon<'_>) -> T) -> T {
     let words = |why: Error| why.to_string();
-    let ready = || match connect().and_then(|client| client.probe("/api/v1/ready")).map_err(words)? {
-        (200, _) => Ok(()),
-        (status, said) => Err(format!("it answers {status}: {said}")),
+    let ready = || match connect().and_then(|client| client.probe("/api/v1/ready")) {
+        Ok((200, _)) => Ok(()),
+        Ok((_, said)) if said["reason"] == "cannot_start" => Err(NotReady::Ever(text(&said["error"]))),
+        Ok((status, said)) => Err(NotReady::Yet(format!("it answers {status}: {said}"))),
+        Err(why) => Err(NotReady::Yet(why.to_string())),
     };
     let vitals = || {
         let said = connect().and_then(|client| client.post("/api/v1/health", &json!({}), "its health"));

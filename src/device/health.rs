@@ -6,7 +6,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::install::Daemon;
+use super::install::{Daemon, NotReady};
 use super::record::{self, Attempt, Before, Vitals};
 use super::{Boot, Error, Place, State, disk, network};
 use crate::model::UnixMs;
@@ -25,7 +25,7 @@ pub enum Verdict {
     Unwell(Vec<String>),
 }
 
-/// Decides on a slot on probation, after `time_max` at the latest.
+/// Decides on a slot on probation, after `time_max` at the latest; sooner if its daemon was given up.
 ///
 /// # Errors
 /// If what was decided cannot be written down.
@@ -38,12 +38,17 @@ pub fn health(place: &Place, daemon: &Daemon<'_>, time_max: Duration) -> Result<
     let before = Before::read(place);
     let until = Instant::now() + time_max;
     loop {
-        let missing = missing(place, daemon, before.as_ref());
+        let (missing, is_over) = match (daemon.ready)() {
+            Ok(()) => (missing(place, daemon, before.as_ref()), false),
+            // What does not take requests needs not be asked more.
+            Err(NotReady::Yet(why)) => (vec![format!("PiCloud is not ready: {why}")], false),
+            Err(NotReady::Ever(why)) => (vec![format!("PiCloud cannot start: {why}")], true),
+        };
         if missing.is_empty() {
             confirm(place)?;
             return Ok(Verdict::Well);
         }
-        if Instant::now() >= until {
+        if is_over || Instant::now() >= until {
             if let Some(before) = before {
                 Attempt { id: before.id, at: UnixMs::now(), reasons: missing.clone() }.write(place)?;
             }
@@ -53,13 +58,9 @@ pub fn health(place: &Place, daemon: &Daemon<'_>, time_max: Duration) -> Result<
     }
 }
 
-/// What keeps the new slot from being well.
+/// What keeps a new slot whose daemon is ready from being well.
 fn missing(place: &Place, daemon: &Daemon<'_>, before: Option<&Before>) -> Vec<String> {
     let mut missing = Vec::new();
-    if let Err(why) = (daemon.ready)() {
-        // What does not take requests needs not be asked more.
-        return vec![format!("PiCloud is not ready: {why}")];
-    }
     let had = before.map(|before| before.vitals).unwrap_or_default();
     match (daemon.vitals)() {
         Err(why) => missing.push(format!("PiCloud cannot write durably: {why}")),

@@ -29,11 +29,20 @@ pub(super) const WISHES: &str = "update.json";
 /// What a helper asks of the running daemon; the command line's client does it.
 pub struct Daemon<'a> {
     /// Whether it takes requests; else why not.
-    pub ready: &'a dyn Fn() -> Result<(), String>,
+    pub ready: &'a dyn Fn() -> Result<(), NotReady>,
     /// A durable write, and what it has.
     pub vitals: &'a dyn Fn() -> Result<Vitals, String>,
     /// A checked backup into this file.
     pub export: &'a dyn Fn(&Path) -> Result<(), String>,
+}
+
+/// Why a daemon takes no requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotReady {
+    /// It may still come.
+    Yet(String),
+    /// It was started often enough: the page that tells why stands in its place.
+    Ever(String),
 }
 
 /// What may stand beside a request.

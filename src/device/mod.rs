@@ -33,7 +33,7 @@ pub use self::disk::disk;
 pub use self::error::Error;
 pub use self::health::{Verdict, confirm, health};
 pub use self::image::Image;
-pub use self::install::{Daemon, Order, install};
+pub use self::install::{Daemon, NotReady, Order, install};
 pub use self::place::Place;
 pub use self::record::{Before, Phase, Progress, Report, Vitals};
 pub use self::reset::{host_name, reset};

@@ -299,7 +299,7 @@ fn make_directory(path: &Path) -> Result<(), BackupError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|error| match error.kind() {
         // A system that is read only has no stick there.
-        std::io::ErrorKind::ReadOnlyFilesystem => {
+        io::ErrorKind::ReadOnlyFilesystem => {
             BackupError::Failed(format!("nothing that can be written to is mounted at {}", path.display()))
         }
         _ => BackupError::io("make", path, &error),

@@ -1,0 +1,101 @@
+//! What a new slot has to show, and what becomes of one that does not.
+
+use std::fs;
+use std::net::TcpListener;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::harness::{Activated, PATIENCE};
+
+#[test]
+fn a_slot_that_gives_no_sign_of_life_is_given_up() {
+    let mut device = Device::new();
+    device.install(&device.bundle("1.1.0", 2, SCHEMA));
+    for _ in 0..3 {
+        assert_eq!(device.power_cycle(), Slot::B);
+    }
+    assert_eq!(device.power_cycle(), Slot::A);
+    let settled = device.start();
+    assert_eq!(settled.code, 0, "{}", settled.err);
+    let standing = device.standing();
+    let report = &standing["reports"][0];
+    assert_eq!((&standing["phase"], &standing["version"]), (&json!("rolled_back"), &json!("1.0.0")));
+    assert_eq!((&report["outcome"], &report["store"]), (&json!("rolled_back"), &Value::Null));
+    let message = report["message"].as_str().unwrap();
+    assert!(
+        message.contains("update to 1.1.0") && message.contains("no sign of life in 3 boots"),
+        "{message}"
+    );
+    assert_eq!(standing["error"], report["message"]);
+    assert_eq!(device.state(), (Slot::A, None, 0));
+    // It may be tried again.
+    device.install(&device.bundle("1.1.0", 2, SCHEMA));
+}
+
+#[test]
+fn a_slot_that_is_not_well_says_why_before_it_is_given_up() {
+    let mut device = Device::new();
+    device.daemon.serve("/mine", "1");
+    device.install(&device.bundle("1.1.0", 2, SCHEMA));
+    for _ in 0..3 {
+        assert_eq!(device.power_cycle(), Slot::B);
+        fs::write(device.path("proc/net/route"), "Iface\tDestination\n").unwrap();
+        device.start();
+        for route in device.daemon.all("/apps/default/routes") {
+            let path = format!("/apps/default/routes/{}", crate::harness::id(&route));
+            device.daemon.done("DELETE", &path, Value::Null);
+        }
+        let unwell = device.helper(&["health", "--wait", "1"]);
+        assert_eq!(unwell.code, 1);
+        assert!(unwell.err.contains("has 0 routes"), "{}", unwell.err);
+    }
+    assert_eq!(device.power_cycle(), Slot::A);
+    device.start();
+    let report = device.standing()["reports"][0].clone();
+    let reasons = report["reasons"].to_string();
+    for why in ["has 0 routes that work, and had", "is in none now"] {
+        assert!(reasons.contains(why), "{reasons}");
+    }
+    let said = device.daemon.cli(&["update", "--status"]);
+    assert!(said.out.contains("was rolled back: PiCloud has 0 routes"), "{}", said.out);
+}
+
+#[test]
+fn a_slot_whose_daemon_does_not_start_is_not_well() {
+    let mut device = Device::new();
+    device.install(&device.bundle("1.1.0", 2, SCHEMA));
+    device.power_cycle();
+    device.helper(&["settle"]);
+    let unwell = device.helper(&["health", "--wait", "2"]);
+    assert!(unwell.code == 1 && unwell.err.contains("PiCloud is not ready"), "{}", unwell.err);
+    // systemd gave it up, and the page that tells why stands in its place: that is not waited for.
+    let reason = device.path("reason");
+    fs::write(&reason, "broken on purpose").unwrap();
+    let (socket, began) = (TcpListener::bind(device.listen).unwrap(), Instant::now());
+    let run = reason.parent().unwrap().to_str().unwrap();
+    let _page =
+        Activated::start("rescue", &[(&socket, "picloud-rescue.socket")], &[("RUNTIME_DIRECTORY", run)]);
+    let unwell = device.helper(&["health", "--wait", "600"]);
+    assert!(unwell.code == 1 && unwell.err.contains("PiCloud cannot start"), "{}", unwell.err);
+    assert!(unwell.err.contains("broken on purpose"), "{}", unwell.err);
+    assert!(began.elapsed() < PATIENCE);
+    assert_eq!(device.state(), (Slot::A, Some(Slot::B), 2), "what is tried is for U-Boot to count");
+}
+
+/// U-Boot found no kernel in the new slot, and booted the other one at once.
+#[test]
+fn a_slot_that_cannot_be_loaded_is_given_up_at_once() {
+    let mut device = Device::new();
+    device.install(&device.bundle("1.1.0", 2, SCHEMA));
+    device.daemon.kill();
+    boot_into(&device.root, Slot::A, Some(Slot::B));
+    device.start();
+    assert_eq!(device.standing()["reports"][0]["reasons"], json!(["slot B could not be loaded"]));
+    assert_eq!(device.state(), (Slot::A, None, 0));
+    device.daemon.kill();
+    boot_into(&device.root, Slot::B, None);
+    device.start();
+    assert!(device.standing()["error"].as_str().unwrap().contains("slot A could not be loaded"));
+}
