@@ -62,7 +62,10 @@ const STATUSES: &[(&str, &str)] = &[
 
 /// What a signal does to the daemon.
 const SIGNALS: &[(&str, &str)] = &[
-    ("SIGTERM, SIGINT", "What is under way is finished, then the daemon ends; a second one ends it at once."),
+    (
+        "SIGTERM, SIGINT",
+        "What is under way is finished, then the daemon ends; a second one ends it at once, with status 1. While the store is still being opened the first does, with status 0.",
+    ),
     (
         "SIGHUP",
         "Configuration and certificates are read again. With a terminal, which was closed then, it is as SIGTERM.",

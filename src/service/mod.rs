@@ -27,7 +27,7 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -224,8 +224,7 @@ impl<'a> Caretaker<'a> {
             tracing::error!(bad_starts, "SAFE MODE: no script runs until `picloud resume`");
         }
         let watch = Watch::start(starts)?;
-        let signals = Signals::listen(log.clone(), watch.clone())?;
-        let caretaker = Caretaker::take_over(startup, log, signals, watch.clone(), is_safe);
+        let caretaker = Caretaker::take_over(startup, log, watch.clone(), is_safe);
         // What cannot even begin did not crash.
         caretaker.inspect_err(|_| watch.take_back())
     }
@@ -233,11 +232,11 @@ impl<'a> Caretaker<'a> {
     fn take_over(
         startup: Startup,
         log: &'a Log,
-        signals: Signals,
         watch: Watch,
         is_safe: bool,
     ) -> Result<Caretaker<'a>, Error> {
         let config = &startup.config;
+        let signals = Signals::listen(log.clone(), watch.clone())?;
         // Sockets first: if one cannot be had, nothing has been touched, and early guests wait in the kernel.
         let mut sockets = Sockets::inherit()?;
         sockets.become_these(sockets.fit(config)?);
@@ -267,6 +266,10 @@ impl<'a> Caretaker<'a> {
     /// Opens the house, and again as often as another store or another configuration wants it; until it is to close.
     fn work(mut self) -> Result<(), Error> {
         let mut start = self.premises.settle(UnixMs::now())?;
+        if start == Start::OnTrial {
+            // A stop is to postpone its trial, and not to end it.
+            self.signals.attend();
+        }
         // What was served by before the last configuration, as long as that has not proved itself.
         let mut before: Option<(Config, Sockets)> = None;
         loop {
@@ -454,13 +457,18 @@ fn announce(sockets: &Sockets, began: Instant) {
     let ready_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ready_ms, "ready on {urls}");
     if let Some(directory) = runtime_directory() {
-        // `picloud` asks at 127.0.0.1:8080 without it. What ended the daemon before is over.
-        let url = directory.join("url");
-        let _ = std::fs::write(&url, here(sockets));
-        // It is no secret, whatever the umask says.
-        let _ = std::fs::set_permissions(url, PermissionsExt::from_mode(0o644));
+        tell_where(&directory, sockets);
+        // What ended the daemon before is over.
         let _ = std::fs::remove_file(directory.join(REASON));
     }
+}
+
+/// Leaves the address to the programs of this machine; `picloud` asks at 127.0.0.1:8080 without it.
+fn tell_where(directory: &Path, sockets: &Sockets) {
+    let url = directory.join("url");
+    let _ = std::fs::write(&url, here(sockets));
+    // It is no secret, whatever the umask says.
+    let _ = std::fs::set_permissions(url, PermissionsExt::from_mode(0o644));
 }
 
 /// Where programs of this machine find the daemon.
@@ -483,7 +491,7 @@ pub fn device_key() -> Option<String> {
     let from_environment = std::env::var("PICLOUD_API_KEY").ok();
     let credential = || {
         let directory = std::env::var_os("CREDENTIALS_DIRECTORY")?;
-        std::fs::read_to_string(std::path::Path::new(&directory).join("api-key")).ok()
+        std::fs::read_to_string(Path::new(&directory).join("api-key")).ok()
     };
     let key = from_environment.or_else(credential)?;
     Some(key.trim().to_owned()).filter(|key| !key.is_empty())

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::sockets::Sockets;
-use super::{Error, REASON, runtime_directory, systemd};
+use super::{Error, REASON, runtime_directory, systemd, tell_where};
 use crate::http::tell_closed;
 
 /// Serves the page until the process is ended.
@@ -24,6 +24,9 @@ fn serve() -> Result<(), Error> {
         return Err(Error::NoSockets);
     }
     let why = why();
+    if let Some(directory) = runtime_directory() {
+        tell_where(&directory, &sockets);
+    }
     eprintln!("picloud: a page is served in place of the daemon, which cannot start: {why}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -46,11 +46,11 @@ impl Signals {
         let is_attended = Arc::new(AtomicBool::new(false));
         let attended = is_attended.clone();
         thread::Builder::new().name("signals".into()).spawn(move || {
-            runtime.block_on(async {
+            let is_second = runtime.block_on(async {
                 let mut closing = false;
                 loop {
                     match sources.next().await {
-                        Asked::Close if closing || !attended.load(Relaxed) => break,
+                        Asked::Close if closing || !attended.load(Relaxed) => break closing,
                         Asked::Reload if closing => {}
                         asked => {
                             closing = asked == Asked::Close;
@@ -61,12 +61,12 @@ impl Signals {
                 }
             });
             // What was accepted is on the card.
-            if attended.load(Relaxed) {
+            if is_second {
                 tracing::warn!("stopped at once, at the second signal");
                 log.flush();
                 exit(1);
             }
-            tracing::info!("stopped before the store was open");
+            tracing::info!("stopped before PiCloud was open");
             watch.take_back();
             log.flush();
             exit(0);

@@ -16,7 +16,7 @@ pub(crate) fn backups(kit: &Kit) {
             _ => run("mkfs.ext4", &["-q", stick.to_str().unwrap()]),
         };
         let card = Card::flash(kit, "stick", 2, SHELL);
-        card.write("picloud.toml", "[backups]\ncopy_to = \"/media/stick/picloud\"\n");
+        card.write("picloud.toml", "[backups]\ncopy_to = \"/media/stick/picloud/boat\"\n");
         let mut pi = Pi::boot_with_stick(kit, &card, &stick);
         pi.until_answers("/hello/you");
         let mount = until("the stick", || {
@@ -24,19 +24,20 @@ pub(crate) fn backups(kit: &Kit) {
             (code == 0).then_some(mount)
         });
         assert!(mount.contains(kind), "{mount}");
-        for option in ["nosuid", "nodev", "noexec"] {
+        for option in ["nosuid", "nodev", "noexec", "nosymfollow"] {
             assert!(mount.contains(option), "{mount}");
         }
         let key = pi.key();
         pi.manage(&key, &["backup"]);
-        assert!(pi.sh("cd /media/stick/picloud && sha256sum -c *.sha256").ends_with(": OK"));
+        assert!(pi.sh("cd /media/stick/picloud/boat && sha256sum -c *.sha256").ends_with(": OK"));
         let listed = pi.manage(&key, &["backup", "ls", "--json"]);
         assert!(listed.contains("\"ok\": true") || listed.contains("\"ok\":true"), "{listed}");
         // Who pulls it is told at the next backup, and nothing fails.
-        pi.sh("umount /media/stick");
+        pi.sh("echo 1 >/sys/block/sda/device/delete");
+        until("the stick to be let go", || (pi.ask("mountpoint -q /media/stick").1 != 0).then_some(()));
         pi.manage(&key, &["backup"]);
         let listed = pi.manage(&key, &["backup", "ls"]);
-        assert!(listed.contains("is mounted at /media/stick/picloud"), "{listed}");
+        assert!(listed.contains("is mounted at /media/stick/picloud/boat"), "{listed}");
         assert_eq!(pi.sh("systemctl --failed --no-legend --plain"), "");
         pi.pull();
     }

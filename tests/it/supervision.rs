@@ -315,8 +315,15 @@ fn what_stops_it_while_it_opens_is_obeyed_and_no_crash() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        manager.next_of("STATUS=opening the store");
-        Process(child)
+        let process = Process(child);
+        // Once it hears SIGTERM (proc_pid_status(5), SigCgt).
+        let status = format!("/proc/{}/status", process.0.id());
+        until("its signals to be heard", || {
+            let caught = fs::read_to_string(&status).unwrap();
+            let mask = caught.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+            (u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << 14) != 0).then_some(())
+        });
+        process
     };
     for _ in 0..7 {
         let mut process = opening();
@@ -324,7 +331,7 @@ fn what_stops_it_while_it_opens_is_obeyed_and_no_crash() {
         assert_eq!(process.wait("the daemon").code(), Some(0));
         let mut told = String::new();
         process.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-        assert!(told.contains("stopped before the store was open") && !told.contains("SAFE MODE"), "{told}");
+        assert!(told.contains("stopped before PiCloud was open") && !told.contains("SAFE MODE"), "{told}");
     }
     assert!(!manager.file("starts").exists(), "nothing is left of them");
     let mut process = opening();
@@ -395,4 +402,6 @@ fn the_page_tells_why_there_is_no_daemon() {
     let page = crate::http::Request::new(address, "GET", "/").header("accept", "text/html").send();
     assert_eq!((page.status, page.header("retry-after")), (503, Some("60")));
     assert!(page.text().contains("unknown key &lt;x&gt;"), "{page}");
+    let told = fs::read_to_string(dir.path().join("url")).unwrap();
+    assert_eq!(told, format!("http://{address}"), "where helpers ask whether it is ready");
 }

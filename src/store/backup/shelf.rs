@@ -214,7 +214,10 @@ impl Backups {
     fn copy_file(&self, kept: &Kept, target: &Path) -> Result<(), BackupError> {
         let Settings { directory, data_dir, keep, bytes_max, .. } = &self.shelf.settings;
         check_mounted(target, data_dir)?;
-        make_directory(target)?;
+        // On a system that is read only that is all there is without a stick.
+        make_directory(target).map_err(|error| {
+            BackupError::Failed(format!("nothing that takes it is mounted at {}: {error}", target.display()))
+        })?;
         remove_leftovers(target);
         // Room for the new one first; an older copy always stays until it is there.
         retain(target, keep.saturating_sub(1).max(1), bytes_max.saturating_sub(kept.bytes), kept.manifest.id);
@@ -297,13 +300,7 @@ fn hash_name(name: &str) -> String {
 
 fn make_directory(path: &Path) -> Result<(), BackupError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| match error.kind() {
-        // A system that is read only has no stick there.
-        io::ErrorKind::ReadOnlyFilesystem => {
-            BackupError::Failed(format!("nothing that can be written to is mounted at {}", path.display()))
-        }
-        _ => BackupError::io("make", path, &error),
-    })
+    made.map_err(|error| BackupError::io("make", path, &error))
 }
 
 fn create(path: &Path) -> io::Result<File> {
