@@ -42,7 +42,7 @@ pub fn health(place: &Place, daemon: &Daemon<'_>, time_max: Duration) -> Result<
             Ok(()) => (missing(place, daemon, before.as_ref()), false),
             // What does not take requests needs not be asked more.
             Err(NotReady::Yet(why)) => (vec![format!("PiCloud is not ready: {why}")], false),
-            Err(NotReady::Ever(why)) => (vec![format!("PiCloud cannot start: {why}")], true),
+            Err(NotReady::Ever(why)) => (vec![why], true),
         };
         if missing.is_empty() {
             confirm(place)?;

@@ -12,7 +12,9 @@ pub(crate) fn backups(kit: &Kit) {
         let file = fs::File::create(&stick).unwrap();
         file.set_len(64 << 20).unwrap();
         match kind {
-            "vfat" => run("mkfs.vfat", &[stick.to_str().unwrap()]),
+            "vfat" => {
+                run("mformat", &["-i", stick.to_str().unwrap(), "-T", "131072", "-h", "64", "-s", "32", "::"])
+            }
             _ => run("mkfs.ext4", &["-q", stick.to_str().unwrap()]),
         };
         let card = Card::flash(kit, "stick", 2, SHELL);
