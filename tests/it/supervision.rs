@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Activated, Daemon, PATIENCE, PICLOUD, Process, Setup, TempDir, until};
+use crate::harness::{Activated, Daemon, PATIENCE, PICLOUD, Process, Setup, TempDir, picloud, until};
+use crate::restores::{app, old_store, slugs};
 
 /// Stands in for systemd: hears what it is told, at once, as systemd does.
 pub(crate) struct Manager {
@@ -341,6 +342,34 @@ fn what_stops_it_while_it_opens_is_obeyed_and_no_crash() {
     manager.next_of("RELOADING=1");
     process.signal("TERM");
     assert_eq!(process.wait("the daemon").code(), Some(0));
+}
+
+#[test]
+fn a_stop_while_a_restored_store_opens_leaves_the_restore_as_it_is() {
+    let mut daemon = Daemon::start();
+    let data = daemon.data_dir().to_str().unwrap().to_owned();
+    let file = daemon.dir().path().join("b.picloud.zst").to_str().unwrap().to_owned();
+    assert_eq!(daemon.cli(&["backup", "--to", &file]).code, 0);
+    app(&daemon, "later");
+    daemon.kill();
+    assert_eq!(picloud(&["restore", "--data-dir", &data, &file], &[]).code, 0);
+    let wedge = daemon.dir().path().join("wedge");
+    fs::write(&wedge, "opening").unwrap();
+    let opening = Command::new(PICLOUD)
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", &data])
+        .env_clear()
+        .env("PICLOUD_WEDGE", &wedge)
+        .stderr(Stdio::null())
+        .spawn();
+    let mut opening = Process(opening.unwrap());
+    until("the restored store to be in place", || old_store(&daemon).exists().then_some(()));
+    opening.signal("TERM");
+    thread::sleep(Duration::from_millis(300));
+    assert!(opening.0.try_wait().unwrap().is_none(), "it closes in order, once it is open");
+    fs::remove_file(&wedge).unwrap();
+    assert_eq!(opening.wait("the daemon").code(), Some(0));
+    daemon.start_again();
+    assert_eq!(slugs(&daemon), ["default"]);
 }
 
 #[test]
