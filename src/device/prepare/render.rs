@@ -41,7 +41,11 @@ pub(super) fn all(place: &Place, settings: &Settings, host_name: &str, base: &st
         text: Some(format!("{host_name}\n")),
         mode: 0o644,
     });
-    let keymap = settings.device.keymap.as_ref().map(|keymap| format!("{MADE}KEYMAP={keymap}\n"));
+    let keymap = keymap(place, settings).unwrap_or_else(|why| {
+        complaints.push(why);
+        None
+    });
+    let keymap = keymap.map(|keymap| format!("{MADE}KEYMAP={keymap}\n"));
     rendered.push(Rendered { path: run("vconsole.conf"), text: keymap, mode: 0o644 });
     let urls =
         settings.device.time_urls.as_ref().map(|urls| urls.iter().map(|url| format!("{url}\n")).collect());
@@ -68,6 +72,19 @@ pub(super) fn all(place: &Place, settings: &Settings, host_name: &str, base: &st
     let linked = files::link(&format!("/usr/share/zoneinfo/{zone}"), &run("localtime"));
     complaints.extend(linked.err().map(|why| format!("the time zone cannot be set: {why}")));
     complaints
+}
+
+/// The layout of the console's keyboard; a system with layouts must have it.
+fn keymap<'a>(place: &Place, settings: &'a Settings) -> Result<Option<&'a str>, String> {
+    let Some(keymap) = settings.device.keymap.as_deref() else { return Ok(None) };
+    let layouts = place.path("usr/share/keymaps");
+    if layouts.is_dir() && !layouts.join(format!("{keymap}.kmap.gz")).is_file() {
+        return Err(format!(
+            "this system has no keyboard layout {keymap}: the console has the keys of a US keyboard; \
+             ls /usr/share/keymaps tells which there are"
+        ));
+    }
+    Ok(Some(keymap))
 }
 
 fn made(path: &Path, text: &str, mode: u32) -> io::Result<()> {

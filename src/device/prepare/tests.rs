@@ -520,6 +520,21 @@ fn without_a_data_partition_files_hold_and_stay() {
 }
 
 #[test]
+fn a_keyboard_layout_that_the_system_lacks_is_told() {
+    for (layout, is_there) in [("de", true), ("qwerty", false)] {
+        let board = Board::new();
+        board.put("usr/share/keymaps/de.kmap.gz", "");
+        board.drop_file("picloud.toml", format!("[device]\nkeymap = \"{layout}\"\nhostname = \"x\"\n"));
+        let prepared = board.start();
+        let made = board.read("run/picloud-device/vconsole.conf").unwrap_or_default();
+        assert_eq!(made.contains("KEYMAP=de\n"), is_there, "{made}");
+        let told = prepared.complaints.iter().any(|why| why.contains("no keyboard layout qwerty"));
+        assert_eq!(told, !is_there, "{prepared:?}");
+        assert_eq!(prepared.host_name, "x", "the rest holds");
+    }
+}
+
+#[test]
 fn what_is_broken_is_told_and_defaults_go_on() {
     let board = Board::new();
     board.put("data/identity/settings.toml", "[admin]\nkey = \"hunter2\n");
