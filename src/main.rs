@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         schema: picloud::store::SCHEMA,
         rescue: picloud::service::rescue,
         cannot_start: |why| picloud::service::cannot_start(why, None),
+        alive: picloud::service::alive,
     };
     let daemon = |(config, source, safe_mode)| {
         let device_key = picloud::service::device_key();

@@ -45,6 +45,8 @@ pub struct Offline {
     pub rescue: fn() -> ExitCode,
     /// Told why the daemon was not started.
     pub cannot_start: fn(&str),
+    /// Tells systemd that a program which it watches is ready (`true`), and later that it still lives.
+    pub alive: fn(bool),
 }
 
 /// How to back up.

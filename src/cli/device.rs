@@ -14,7 +14,7 @@ use super::error::Error;
 use super::prepare;
 use super::render::text;
 use crate::config::{Config, Server};
-use crate::device::{self, Daemon, NotReady, Order, Place, Verdict, bundle};
+use crate::device::{self, Daemon, NotReady, Order, Place, Recovery, Verdict, bundle};
 
 /// Lines of the journal that go into a report, and the most bytes of each.
 const JOURNAL_LINES: usize = 200;
@@ -56,6 +56,10 @@ enum Verb {
     },
     /// Let this slot boot from now on
     Confirm,
+    /// Read the card again and again, and tell systemd as long as it answers
+    Watch,
+    /// PiCloud was given up: decide whether a restart of the device may help; the exit code is 0 if it may
+    Recover,
     /// Print which slot boots
     State,
     /// Let the next boot forget everything, if the daemon was asked to
@@ -133,6 +137,20 @@ pub(super) fn run(
             }
         }
         Verb::Confirm => device::confirm(&place).map_err(failed)?,
+        Verb::Watch => prepare::watch(&place, offline.alive, out)?,
+        Verb::Recover => {
+            // What systemd tells whom it starts by OnFailure= (systemd.exec(5)).
+            let status = std::env::var("MONITOR_EXIT_STATUS").ok();
+            match device::recover(&place, status.as_deref()).map_err(failed)? {
+                Recovery::Restart(count) => {
+                    writeln!(out, "PiCloud was given up: the device restarts, time {count} within an hour")?;
+                }
+                Recovery::Stay(why) => {
+                    writeln!(out, "PiCloud was given up, and the device is not restarted: {why}")?;
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+        }
         Verb::State => {
             let state = device::disk(&place).and_then(|disk| device::State::read(&disk)).map_err(failed)?;
             let state = json!({ "slot": state.slot, "pending": state.pending, "tries": state.tries });

@@ -1,4 +1,5 @@
-//! `picloud device prepare` and `clock`: what is said to the journal of a boot, and what asks the network for the time.
+//! `picloud device prepare`, `watch` and `clock`: what is said to the journal of a boot, what systemd hears of the card, and
+//! what asks the network for the time.
 //! The work is done by the room `device`.
 
 use std::io::Write;
@@ -9,18 +10,18 @@ use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
 use super::error::Error;
-use crate::device::{self, Place, clock};
+use crate::device::{self, Look, Place, clock};
 use crate::model::UnixMs;
 
 /// From one look at what sets the clock to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// From one look at the card to the next.
+const CARD_EVERY: Duration = Duration::from_secs(10);
 /// Longest that one server is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Succeeds whatever happens: a device with defaults is better than none.
 pub(super) fn prepare(place: &Place, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), Error> {
-    let mut random =
-        |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|why| std::io::Error::other(why.to_string()));
     let prepared = device::prepare::prepare(place, &mut random);
     for line in &prepared.errors {
         writeln!(err, "not applied: {line}")?;
@@ -33,6 +34,26 @@ pub(super) fn prepare(place: &Place, out: &mut dyn Write, err: &mut dyn Write) -
     }
     writeln!(out, "this device is {}", prepared.host_name)?;
     Ok(())
+}
+
+fn random(bytes: &mut [u8]) -> std::io::Result<()> {
+    getrandom::fill(bytes).map_err(|why| std::io::Error::other(why.to_string()))
+}
+
+/// Watches the card for as long as the system runs.
+pub(super) fn watch(place: &Place, alive: fn(bool), out: &mut dyn Write) -> Result<(), Error> {
+    alive(true);
+    let mut tell = |look| match look {
+        Look::Good => alive(false),
+        // Whoever reads that may be gone with the card.
+        Look::Failed(why) => drop(writeln!(out, "the card does not answer: {why}")),
+        Look::FailedAgain => {}
+    };
+    let mut goes_on = || {
+        thread::sleep(CARD_EVERY);
+        true
+    };
+    device::watch(place, &mut random, &mut tell, &mut goes_on).map_err(|why| Error::Failed(why.to_string()))
 }
 
 /// Sets the clock by web servers, if within `wait` no time server does.

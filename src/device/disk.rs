@@ -72,7 +72,7 @@ fn open(path: &Path, direct: bool, write: bool) -> io::Result<File> {
 }
 
 /// Past the page cache, where the file system can do that.
-fn open_direct(path: &Path, write: bool) -> io::Result<File> {
+pub(super) fn open_direct(path: &Path, write: bool) -> io::Result<File> {
     match open(path, true, write) {
         Err(why) if why.kind() == io::ErrorKind::InvalidInput => open(path, false, write),
         opened => opened,

@@ -22,11 +22,13 @@ mod network;
 mod place;
 pub mod prepare;
 mod record;
+mod recover;
 mod reset;
 mod settle;
 mod state;
 #[cfg(test)]
 mod testing;
+mod watch;
 
 pub use self::desk::{Refused, Settings, Standing, Updates, Upload};
 pub use self::disk::disk;
@@ -36,6 +38,8 @@ pub use self::image::Image;
 pub use self::install::{Daemon, NotReady, Order, install};
 pub use self::place::Place;
 pub use self::record::{Before, Phase, Progress, Report, Vitals};
+pub use self::recover::{Recovery, recover};
 pub use self::reset::{host_name, reset};
 pub use self::settle::{GoBack, Journal, settle};
 pub use self::state::{Boot, COPIES, COPY_BYTES, Slot, State};
+pub use self::watch::{Look, watch};

@@ -173,6 +173,11 @@ pub fn serve(startup: Startup) -> ExitCode {
     if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// What a helper that systemd watches tells it: that it is ready, and later that it still lives.
+pub fn alive(is_first: bool) {
+    if is_first { systemd::ready("") } else { systemd::alive() }
+}
+
 /// Leaves the reason why there is no daemon to systemd, and to whoever serves a page in its place.
 pub fn cannot_start(why: &str, errno: Option<i32>) {
     systemd::failed(why, errno);

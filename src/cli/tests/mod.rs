@@ -28,6 +28,7 @@ const OFFLINE: Offline = Offline {
     markdown: |chapters| format!("{} chapters\n", chapters.len()),
     schema: 4,
     rescue: || ExitCode::SUCCESS,
+    alive: |_| (),
     cannot_start: |_| (),
 };
 
