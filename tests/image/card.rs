@@ -15,6 +15,38 @@ const STATE_BYTES: usize = 0x4000;
 /// Where the partitions begin, in MiB, by their numbers.
 const STARTS: [u64; 4] = [8, 128, 640, 1152];
 
+/// What a place on the card belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The table of the partitions, and what is written along with it.
+    Table,
+    /// One of the two copies of the state.
+    State,
+    Boot,
+    SlotA,
+    SlotB,
+    Data,
+    /// Nobody's.
+    Gap,
+}
+
+impl Part {
+    /// Of a byte.
+    pub(crate) fn of(at: u64) -> Part {
+        let is_state =
+            STATES.iter().any(|start| (start * MIB..start * MIB + STATE_BYTES as u64).contains(&at));
+        match at / MIB {
+            _ if at < 4096 => Part::Table,
+            _ if is_state => Part::State,
+            0..8 => Part::Gap,
+            8..128 => Part::Boot,
+            128..640 => Part::SlotA,
+            640..1152 => Part::SlotB,
+            _ => Part::Data,
+        }
+    }
+}
+
 /// A card; its file stays for whoever wants to look at a failure.
 pub(crate) struct Card {
     pub(crate) path: PathBuf,
@@ -61,6 +93,11 @@ impl Card {
     /// Puts a file onto the boot partition.
     pub(crate) fn put(&self, file: &Path, name: &str) {
         run("mcopy", &["-o", "-i", &self.boot(), file.to_str().unwrap(), &format!("::{name}")]);
+    }
+
+    /// Makes a folder on the boot partition.
+    pub(crate) fn make_folder(&self, name: &str) {
+        run("mmd", &["-i", &self.boot(), &format!("::{name}")]);
     }
 
     /// Writes a text onto the boot partition.

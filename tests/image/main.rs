@@ -10,8 +10,11 @@ mod build;
 mod card;
 mod checks;
 mod cuts;
+mod lan;
 mod pi;
 mod stick;
+mod updates;
+mod writes;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};

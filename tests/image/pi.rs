@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use crate::Kit;
 use crate::card::Card;
+use crate::lan::{Lan, TAP};
 
-/// Nothing that is waited for takes longer, on an emulated board.
-const PATIENCE: Duration = Duration::from_secs(420);
+/// Nothing that is waited for takes longer, on an emulated board: a new slot may take 480 seconds to prove itself.
+const PATIENCE: Duration = Duration::from_secs(700);
 /// A shell of root on the serial line, beside what a person sees there.
 pub(crate) const SHELL: &str =
     "systemd.debug_shell=1 systemd.default_debug_tty=ttyS1 systemd.mask=serial-getty@ttyS1.service";
@@ -26,7 +27,9 @@ pub(crate) struct Pi {
     qemu: Child,
     console: UnixStream,
     log: PathBuf,
-    port: u16,
+    url: String,
+    /// A process in the network by which it is reached; else that of this machine.
+    network: Option<u32>,
     began: Instant,
 }
 
@@ -53,15 +56,27 @@ impl Pi {
     pub(crate) fn boot_with_stick(kit: &Kit, card: &Card, stick: &Path) -> Pi {
         let stick = format!("if=none,id=stick,file={},format=raw", stick.display());
         let more = ["-drive", &stick, "-device", "usb-storage,drive=stick"];
-        Pi::boot_board(kit, &format!("file={},if=sd,format=raw", card.path.display()), &card.path, &more)
+        Pi::boot_board(
+            kit,
+            &format!("file={},if=sd,format=raw", card.path.display()),
+            &card.path,
+            &more,
+            None,
+        )
     }
 
     /// Switches it on with a drive as qemu describes it; its logs are named after `card`.
     pub(crate) fn boot_with(kit: &Kit, drive: &str, card: &Path) -> Pi {
-        Pi::boot_board(kit, drive, card, &[])
+        Pi::boot_board(kit, drive, card, &[], None)
     }
 
-    fn boot_board(kit: &Kit, drive: &str, card: &Path, more: &[&str]) -> Pi {
+    /// Switches it on in a network where it has this address.
+    pub(crate) fn boot_in(kit: &Kit, card: &Card, lan: &Lan, address: Ipv4Addr) -> Pi {
+        let drive = format!("file={},if=sd,format=raw", card.path.display());
+        Pi::boot_board(kit, &drive, &card.path, &[], Some((lan, address)))
+    }
+
+    fn boot_board(kit: &Kit, drive: &str, card: &Path, more: &[&str], lan: Option<(&Lan, Ipv4Addr)>) -> Pi {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (socket, log) = (card.with_extension("tty"), card.with_extension("log"));
         let _ = fs::remove_file(&socket);
@@ -71,8 +86,20 @@ impl Pi {
             socket.display(),
             log.display()
         );
-        let network = format!("user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:80");
-        let qemu = Command::new("qemu-system-aarch64")
+        let program = "qemu-system-aarch64";
+        let (mut qemu, network, url) = match lan {
+            Some((lan, address)) => (
+                lan.command(program),
+                format!("tap,id=n,ifname={TAP},script=no,downscript=no"),
+                format!("http://{address}"),
+            ),
+            None => (
+                Command::new(program),
+                format!("user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:80"),
+                format!("http://127.0.0.1:{port}"),
+            ),
+        };
+        let qemu = qemu
             .args(["-M", "raspi3b", "-display", "none", "-monitor", "none"])
             .args(["-kernel", &firmware("u-boot.bin"), "-dtb", &firmware("board.dtb")])
             .args(["-drive", drive, "-netdev", &network, "-device", "usb-net,netdev=n"])
@@ -86,7 +113,7 @@ impl Pi {
             .unwrap();
         let console = until("the serial line", || UnixStream::connect(&socket).ok());
         console.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        Pi { qemu, console, log, port, began: Instant::now() }
+        Pi { qemu, console, log, url, network: lan.map(|(lan, _)| lan.id()), began: Instant::now() }
     }
 
     /// Since it was switched on.
@@ -156,14 +183,22 @@ impl Pi {
     }
 
     /// Where it is reached from here.
-    pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A program that can reach it.
+    fn command(&self, program: &str) -> Command {
+        let Some(id) = self.network else { return Command::new(program) };
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &id.to_string(), program]);
+        command
     }
 
     /// Asks it by curl; `None` if there is no answer, or none of success.
     pub(crate) fn get(&self, path: &str) -> Option<String> {
         let url = format!("{}{path}", self.url());
-        let output = Command::new("curl").args(["-sSf", "-m", "10", &url]).output().unwrap();
+        let output = self.command("curl").args(["-sSf", "-m", "10", &url]).output().unwrap();
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -178,9 +213,20 @@ impl Pi {
         self.uptime()
     }
 
+    /// Waits until an answer, of success or not, has a word in it.
+    #[track_caller]
+    pub(crate) fn until_says(&mut self, path: &str, wanted: &str) -> String {
+        let url = format!("{}{path}", self.url());
+        until(wanted, || {
+            self.drain();
+            let output = Command::new("curl").args(["-s", "-m", "10", &url]).output().unwrap();
+            Some(String::from_utf8_lossy(&output.stdout).into_owned()).filter(|said| said.contains(wanted))
+        })
+    }
+
     /// Runs the command line of this machine against it.
     pub(crate) fn picloud(&self, key: &str, args: &[&str]) -> Output {
-        let mut command = Command::new(PICLOUD);
+        let mut command = self.command(PICLOUD);
         command.args(args).env("PICLOUD_URL", self.url());
         if !key.is_empty() {
             command.env("PICLOUD_API_KEY", key);
