@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What the image holds, as SPDX 2.3 in JSON: packages of the distribution, crates of the program.
 
-sbom.py VERSION EPOCH LOCK INDEX > file; INDEX is what dpkg-scanpackages said of the packages' files
+sbom.py VERSION EPOCH LOCK INDEX PRUNE > file; INDEX is what dpkg-scanpackages said of the packages' files, PRUNE names those of
+which nothing is left
 """
 
 import datetime
@@ -11,8 +12,14 @@ import subprocess
 import sys
 
 
-def debian(lock, index):
+# Its one program is taken out of the root and put into the initrd.
+ELSEWHERE = {"busybox-static"}
+
+
+def debian(lock, index, prune):
     fields = {}
+    with open(prune, encoding="utf-8") as file:
+        gone = {name for line in file if line.startswith("package ") for name in line.split()[1:]} - ELSEWHERE
     with open(index, encoding="utf-8") as file:
         for record in file.read().split("\n\n"):
             one = dict(line.split(": ", 1) for line in record.splitlines() if re.match(r"^[A-Z][A-Za-z-]*: ", line))
@@ -20,7 +27,9 @@ def debian(lock, index):
                 fields[one["Package"]] = one
     with open(lock, encoding="utf-8") as file:
         lines = [line.split() for line in file if not line.startswith("#")]
-    for _, name, version, sha256, _, _, path in lines:
+    for group, name, version, sha256, _, _, path in lines:
+        if group == "root" and name in gone:
+            continue
         known = fields.get(name, {})
         architecture = known.get("Architecture", "arm64")
         yield {
@@ -53,8 +62,8 @@ def crates():
 
 
 def main():
-    version, epoch, lock, index = sys.argv[1:5]
-    packages = [*debian(lock, index), *crates()]
+    version, epoch, lock, index, prune = sys.argv[1:6]
+    packages = [*debian(lock, index, prune), *crates()]
     for number, package in enumerate(packages):
         package["SPDXID"] = f"SPDXRef-Package-{number}"
     created = datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

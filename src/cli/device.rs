@@ -59,7 +59,11 @@ enum Verb {
     /// Read the card again and again, and tell systemd as long as it answers
     Watch,
     /// PiCloud was given up: decide whether a restart of the device may help; the exit code is 0 if it may
-    Recover,
+    Recover {
+        /// What PiCloud ended with: systemd's $MONITOR_EXIT_STATUS
+        #[arg(long, value_name = "STATUS")]
+        ended_with: Option<String>,
+    },
     /// Print which slot boots
     State,
     /// Let the next boot forget everything, if the daemon was asked to
@@ -138,10 +142,8 @@ pub(super) fn run(
         }
         Verb::Confirm => device::confirm(&place).map_err(failed)?,
         Verb::Watch => prepare::watch(&place, offline.alive, out)?,
-        Verb::Recover => {
-            // What systemd tells whom it starts by OnFailure= (systemd.exec(5)).
-            let status = std::env::var("MONITOR_EXIT_STATUS").ok();
-            match device::recover(&place, status.as_deref()).map_err(failed)? {
+        Verb::Recover { ended_with } => {
+            match device::recover(&place, ended_with.as_deref()).map_err(failed)? {
                 Recovery::Restart(count) => {
                     writeln!(out, "PiCloud was given up: the device restarts, time {count} within an hour")?;
                 }

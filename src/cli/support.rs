@@ -2,7 +2,7 @@
 //!
 //! It is made also when no daemon answers: then that is what it tells. It holds no sources, no values, no bodies, and
 //! what it holds went through [`super::scrub`]. On the device itself it has the journal and the reports of updates, too,
-//! as far as whoever asks may read them.
+//! as far as whoever asks may read them; from another computer it has what the daemon says.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use super::error::Error;
 use super::scrub::{self, Scrub};
 use super::session::Session;
 use super::units;
-use crate::device::{Place, facts};
+use crate::device::{self, Place, facts};
 use crate::model::UnixMs;
 
 /// What the bundle may grow to, before it is packed; a mail takes that.
@@ -81,16 +81,20 @@ pub(super) fn run(session: &mut Session<'_>, args: &Args) -> Result<(), Error> {
     let place = Place::below(&args.root);
     let mut gathered =
         Gathered { scrub: known(session, &place), parts: Vec::new(), missing: Vec::new(), bytes: 0 };
-    let facts = facts::look(&place, UnixMs::now());
-    gathered.document("device.json", facts);
     gathered.daemon(session);
-    gathered.config(&place);
-    for path in FILES {
-        gathered.file(&place, path);
-    }
-    gathered.reports(&place);
-    for (name, words) in PROGRAMS {
-        gathered.program(name, words);
+    if is_here(session.client.url(), &device::host_name()) {
+        gathered.document("device.json", facts::look(&place, UnixMs::now()));
+        gathered.config(&place);
+        for path in FILES {
+            gathered.file(&place, path);
+        }
+        gathered.reports(&place);
+        for (name, words) in PROGRAMS {
+            gathered.program(name, words);
+        }
+    } else {
+        let why = "PiCloud was asked from another computer, whose own are nobody's business; `sudo picloud support-bundle` on the device adds them";
+        gathered.miss("files and journal", why);
     }
     let missing = gathered.missing.join("\n");
     gathered.text("missing.txt", &missing);
@@ -110,6 +114,17 @@ pub(super) fn run(session: &mut Session<'_>, args: &Args) -> Result<(), Error> {
         "missing": gathered.missing,
     });
     session.told(line, &told)
+}
+
+/// Whether a URL is that of the computer on which this runs, as far as its name tells.
+fn is_here(url: &str, own_name: &str) -> bool {
+    let uri: Option<ureq::http::Uri> = url.parse().ok();
+    let host = uri.as_ref().and_then(ureq::http::Uri::host).unwrap_or_default().to_ascii_lowercase();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    let name = own_name.to_ascii_lowercase();
+    address.is_ok_and(|address| address.is_loopback())
+        || host == "localhost"
+        || (!name.is_empty() && (host == name || host == format!("{name}.local")))
 }
 
 /// What goes into the bundle.
@@ -332,4 +347,27 @@ fn pack(file: File, parts: &[(String, Vec<u8>)]) -> std::io::Result<()> {
 
 fn in_words(bytes: u64) -> String {
     u32::try_from(bytes).map_or_else(|_| bytes.to_string(), |bytes| units::bytes(f64::from(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_computer_keeps_its_own_files() {
+        for (url, here) in [
+            ("http://127.0.0.1:8080", true),
+            ("https://[::1]", true),
+            ("http://localhost", true),
+            ("http://boat.local", true),
+            ("http://Boat:80", true),
+            ("http://192.168.1.7", false),
+            ("https://kitchen.local", false),
+            ("http://boat.example.org", false),
+            ("nonsense of no use", false),
+        ] {
+            assert_eq!(is_here(url, "boat"), here, "{url}");
+        }
+        assert!(!is_here("http://.local", ""));
+    }
 }

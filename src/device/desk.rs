@@ -279,6 +279,10 @@ impl Updates {
         let (phase, bytes, bytes_total) = match &desk.job {
             Some(job) => (job.phase, job.bytes, job.bytes_total),
             None if !installing && self.path(REQUEST).exists() => (Phase::Waiting, 0, 0),
+            // The helper has begun, and not said so yet.
+            None if installing && !(told.phase.is_installing() || told.phase == Phase::Checking) => {
+                (Phase::Waiting, 0, 0)
+            }
             None if desk.failed.is_some() => (Phase::Failed, 0, 0),
             None => (told.phase, told.bytes, told.bytes_total),
         };

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 
 use crate::Kit;
-use crate::card::Card;
+use crate::card::{Card, run};
 use crate::pi::{Pi, SHELL, until};
 
 /// Of this machine there.
@@ -98,10 +98,18 @@ pub(crate) fn found(kit: &Kit) {
     const POINTER: u16 = 12;
     let lan = Lan::new();
     let card = Card::flash(kit, "found", 2, SHELL);
+    // What only we have comes from our file, and the rest from the one that Raspberry Pi Imager writes.
+    let key = kit.work.join("found.key");
+    let _ = std::fs::remove_file(&key);
+    run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", key.to_str().unwrap()]);
+    let public = std::fs::read_to_string(key.with_extension("key.pub")).unwrap();
+    card.write("picloud.toml", &format!("[ethernet]\naddress = \"{ITS}/24\"\ngateway = \"{OURS}\"\n"));
     card.write(
-        "picloud.toml",
+        "rpi-preseed.toml",
         &format!(
-            "[device]\nhostname = \"boat\"\n\n[ethernet]\naddress = \"{ITS}/24\"\ngateway = \"{OURS}\"\n"
+            "config_version = \"1.0\"\n[system]\nhostname = \"boat\"\n[ssh]\nenabled = true\n\
+             password_authentication = false\nauthorized_keys = [\"{}\"]\n[locale]\nkeymap = \"gb\"\n",
+            public.trim()
         ),
     );
     let mut pi = Pi::boot_in(kit, &card, &lan, ITS);
@@ -120,8 +128,23 @@ pub(crate) fn found(kit: &Kit) {
     let answer = lan.command("curl").args(words).arg("https://boat.local/hello/you").output().unwrap();
     assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
     println!("    https://boat.local says {}", String::from_utf8_lossy(&answer.stdout).trim());
-    // Nobody else is let in, by whatever port.
-    for port in ["22", "111", "5355", "8080"] {
+    // Who brought a key is let in, and may do what is to be done; the code of the setup is there, too.
+    let known = kit.work.join("found.known");
+    let _ = std::fs::remove_file(&known);
+    let (known, login) = (format!("UserKnownHostsFile={}", known.display()), format!("admin@{ITS}"));
+    let ssh = |options: &[&str], line: &str| {
+        let common = ["-o", &known, "-o", "StrictHostKeyChecking=accept-new", "-o", "BatchMode=yes"];
+        let output = lan.command("ssh").args(common).args(options).args([&login, line]).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let with_key = ["-i", key.to_str().unwrap()];
+    let (is_in, code) = ssh(&with_key, "sudo cat /run/picloud-device/setup-code");
+    assert!(is_in && code.len() == 9, "{code}");
+    assert!(ssh(&with_key, "systemctl is-active picloud").0);
+    let (is_in, _) = ssh(&["-o", "IdentityFile=none", "-o", "IdentitiesOnly=yes"], "true");
+    assert!(!is_in, "without the key nobody is let in");
+    // Nothing else answers.
+    for port in ["111", "5355", "8080"] {
         let closed =
             lan.command("curl").args(["-s", "-m", "5", &format!("http://{ITS}:{port}/")]).output().unwrap();
         assert_eq!(closed.status.code(), Some(7), "port {port} takes connections");

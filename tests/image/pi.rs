@@ -15,6 +15,8 @@ use crate::lan::{Lan, TAP};
 
 /// Nothing that is waited for takes longer, on an emulated board: a new slot may take 480 seconds to prove itself.
 const PATIENCE: Duration = Duration::from_secs(700);
+/// What is typed is echoed within this.
+const ECHO: Duration = Duration::from_secs(45);
 /// A shell of root on the serial line, beside what a person sees there.
 pub(crate) const SHELL: &str =
     "systemd.debug_shell=1 systemd.default_debug_tty=ttyS1 systemd.mask=serial-getty@ttyS1.service";
@@ -156,10 +158,17 @@ impl Pi {
         let mark = format!("END{}", self.began.elapsed().as_nanos());
         // The mark is put together there, so that its echo is not taken for it.
         let (head, tail) = mark.split_at(3);
-        writeln!(self.console, "{line}; echo {head}''{tail} $?").unwrap();
+        let line = format!("{line}; echo {head}''{tail} $?");
+        writeln!(self.console, "{line}").unwrap();
         let mut said = Vec::new();
         let end = Instant::now() + PATIENCE;
+        let mut again = Instant::now() + ECHO;
         loop {
+            // The emulated line loses what comes while the board's end of it is opened.
+            if said.is_empty() && Instant::now() > again {
+                writeln!(self.console, "{line}").unwrap();
+                again += ECHO;
+            }
             assert!(
                 Instant::now() < end,
                 "{line}: no answer on the serial line, but\n{}",

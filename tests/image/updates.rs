@@ -129,7 +129,7 @@ fn bundle_that(kit: &Kit, name: &str, version: &str, instead: &str) -> PathBuf {
 
 /// A card that is used, and was given a bundle.
 fn with_bundle(kit: &Kit, name: &str, bundle: &Path) -> (Card, Pi) {
-    let card = Card::flash(kit, name, 2, SHELL);
+    let card = Card::flash(kit, name, 2, &format!("{SHELL} picloud.probation=550"));
     card.put(bundle, BROUGHT);
     let mut pi = Pi::boot(kit, &card);
     pi.until_answers("/hello/you");
@@ -169,7 +169,15 @@ pub(crate) fn gate(kit: &Kit) {
     let offline = bundle(kit, "offline", "99.0.3", |slot| {
         debugfs(slot, &["rm /usr/lib/systemd/system/systemd-networkd.service"]);
     });
+    // A system that ends in its emergency mode, where nobody decides.
+    let emergency = bundle(kit, "emergency", "99.0.4", |slot| {
+        let fstab = kit.work.join("fstab");
+        let had = run("debugfs", &["-R", "cat /etc/fstab", slot.to_str().unwrap()]);
+        fs::write(&fstab, format!("{had}/dev/nowhere /mnt ext4 defaults 0 0\n")).unwrap();
+        debugfs(slot, &["rm /etc/fstab", &format!("write {} /etc/fstab", fstab.display())]);
+    });
     for (bundle, words) in [
+        (emergency, ["99.0.4", "rolled back", "gave no sign of life"]),
         (hangs, ["99.0.2", "rolled back", "PiCloud is not ready"]),
         (offline, ["99.0.3", "rolled back", "in a network before the update"]),
     ] {

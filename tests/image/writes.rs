@@ -9,7 +9,7 @@ use crate::Kit;
 use crate::card::{Card, Part, run};
 
 /// The magic of dm-log-writes (include/uapi of the kernel has none; drivers/md/dm-log-writes.c).
-const MAGIC: u64 = 0x6a73_6677_8072_0002;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 /// Of an entry: it is a discard, and carries nothing.
 const DISCARD: u64 = 4;
 
@@ -48,7 +48,7 @@ impl Log {
     /// The card as a drive of qemu that logs.
     pub(crate) fn drive(&self, card: &Card) -> String {
         format!(
-            "if=sd,driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={},log.driver=raw,log.file.driver=file,log.file.filename={}",
+            "if=sd,driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={},log-super-update-interval=1,log.driver=raw,log.file.driver=file,log.file.filename={}",
             card.path.display(),
             self.path.display()
         )

@@ -271,6 +271,23 @@ fn a_helper_that_is_killed_leaves_what_runs() {
     assert!(cut_while.iter().any(|phase| phase == "writing"), "{cut_while:?}");
 }
 
+/// Between the helper's beginning and its first word, what an earlier update came to is not told as its end.
+#[test]
+fn a_helper_that_has_said_nothing_yet_is_waited_for() {
+    let device = Device::new();
+    for phase in ["idle", "done", "failed", "rolled_back"] {
+        let told = json!({
+            "phase": phase, "slot": "A", "pending": null, "version": "0.9.0", "build": null, "bytes": 0,
+            "bytes_total": 0, "error": null, "at": "2026-11-27T00:00:00.000Z",
+        });
+        fs::write(device.path("run/picloud-device/update.json"), told.to_string()).unwrap();
+        assert_eq!(device.standing()["phase"], phase);
+        let lock = fs::File::create(device.path("run/picloud-device/update.lock")).unwrap();
+        lock.lock().unwrap();
+        assert_eq!(device.standing()["phase"], "waiting", "after {phase}");
+    }
+}
+
 #[test]
 fn root_trusts_nothing_that_the_daemon_left() {
     let device = Device::new();

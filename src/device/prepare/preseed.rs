@@ -34,7 +34,8 @@ pub(super) fn read(reader: &mut Reader<'_>, before: &Settings, notes: &mut Vec<S
             let why = format!("unknown key {name}; the file has config_version, [{}]", TABLES.join("], ["));
             reader.unknown(key.span().start, value, why);
         } else if matches!(name, "connect" | "interfaces") {
-            notes.push(format!("[{name}] of rpi-preseed.toml has no meaning on this device"));
+            // Their values may be secrets all the same.
+            reader.unknown(key.span().start, value, format!("[{name}] has no meaning on this device"));
         }
     }
     let system = reader.section(&root, "system", &["hostname"]);

@@ -67,6 +67,7 @@ keymap = "gb"
 timezone = "Europe/London"
 [connect]
 enabled = true
+token = "a-key-of-connect"
 "#;
 
 /// What a file that is wrong is told to be.
@@ -261,6 +262,7 @@ fn what_imager_writes_is_taken() {
     let applied = board.read("boot/firmware/rpi-preseed.toml.applied").unwrap();
     assert!(applied.contains(&format!("# Note: {login}\n")), "{applied}");
     assert!(!applied.contains("00112233") && !applied.contains("saltsalt"), "{applied}");
+    assert!(!applied.contains("a-key-of-connect"), "{applied}");
     let air = board.read("run/picloud-device/wpa_supplicant-wlan0.conf").unwrap();
     let ssid: String = r#"Home \ "sweet" home"#.bytes().map(|byte| format!("{byte:02x}")).collect();
     for line in [format!("ssid={ssid}"), format!("psk={}", &"00112233445566778899aabbccddeeff".repeat(2))] {
