@@ -23,7 +23,7 @@ const PATH: &str = "/api/v1/updates";
 /// What to update by.
 #[derive(Debug, clap::Args)]
 pub(super) struct UpdateArgs {
-    /// A file *.update on this machine, or a URL that the device fetches it from
+    /// A file *.picloud-update on this machine, or a URL that the device fetches it from
     #[arg(value_name = "FILE|URL", required_unless_present_any = ["status", "cancel"])]
     from: Option<String>,
     /// Also go back to an older version, or install the same again

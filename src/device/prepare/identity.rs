@@ -67,8 +67,11 @@ pub(super) fn admin_key(place: &Place, settings: &Settings, random: Random<'_>) 
     Ok(format!("pc_{digits}"))
 }
 
-/// The code that whoever sets up the first user must have seen on the device. It is made once.
-pub(super) fn setup_code(place: &Place, random: Random<'_>) -> io::Result<String> {
+/// The code that whoever sets up the first user must know: the one that was set, else one that is made once and shown.
+pub(super) fn setup_code(place: &Place, settings: &Settings, random: Random<'_>) -> io::Result<String> {
+    if let Some(code) = &settings.admin.setup_code {
+        return Ok(code.clone());
+    }
     let path = place.identity().join("setup-code");
     if let Some(code) = line(&path).filter(|code| is_code(code)) {
         return Ok(code);

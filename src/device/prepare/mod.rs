@@ -87,7 +87,7 @@ pub fn prepare(place: &Place, random: Random<'_>) -> Prepared {
     let key = identity::admin_key(place, &settings, random)
         .and_then(|key| write(place, "api-key", &format!("{key}\n"), 0o600));
     complaints.extend(key.err().map(|why| format!("helpers have no api key: {why}")));
-    let code = identity::setup_code(place, random)
+    let code = identity::setup_code(place, &settings, random)
         .and_then(|code| write(place, "setup-code", &format!("{code}\n"), 0o600));
     complaints.extend(code.err().map(|why| format!("there is no setup code: {why}")));
     complaints.extend(render::all(place, &settings, &host_name, &base));

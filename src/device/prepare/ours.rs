@@ -40,7 +40,11 @@ pub(super) fn read(reader: &mut Reader<'_>, text: &str, before: &Settings, base:
             if wifi.is_empty() { None } else { Some(wireless(reader, wifi, before.wifi.as_ref())) };
     }
     ssh(reader, &root, &mut settings, before);
-    let admin = reader.section(&root, "admin", &["key"]);
+    let admin = reader.section(&root, "admin", &["key", "setup_code"]);
+    if let Some(code) = reader.secret(admin, "setup_code", values::setup_code) {
+        let stood = before.admin.setup_code.as_ref();
+        settings.admin.setup_code = kept_or_new(reader, admin, "setup_code", code, stood);
+    }
     if let Some(key) = reader.secret(admin, "key", values::admin_key) {
         settings.admin.key = kept_or_new(reader, admin, "key", key, before.admin.key.as_ref());
     }

@@ -74,6 +74,8 @@ pub(super) struct Ssh {
 #[serde(default)]
 pub(super) struct Admin {
     pub(super) key: Option<String>,
+    /// The code by which the first user is made, if it was chosen.
+    pub(super) setup_code: Option<String>,
 }
 
 impl Settings {

@@ -36,6 +36,7 @@ password_hash = "$6$saltsalt$abcdefghijklmnopqrstuvwxyzABCDEFGHIJ./0123456789"
 
 [admin]
 key = "an-admin-key-of-the-fleet"
+setup_code = "boat-7777-code"
 
 [scripts]
 threads = 4
@@ -200,6 +201,7 @@ fn a_full_file_is_applied_redacted_and_put_aside() {
         .replace("#password = \"it is \\me\"", "#password = \"(removed)\"")
         .replace("'it is \\me'", "\"(removed)\"")
         .replace("an-admin-key-of-the-fleet", "(removed)")
+        .replace("boat-7777-code", "(removed)")
         .replace(HASH, "(removed)");
     assert_eq!(applied, wanted);
     let files = board.files();
@@ -222,6 +224,7 @@ fn a_full_file_is_applied_redacted_and_put_aside() {
     assert!(text("picloud-device/vconsole.conf").ends_with("KEYMAP=de\n"));
     assert_eq!(text("picloud-device/time-urls"), "http://time.example\n");
     assert_eq!(text("picloud-device/api-key"), "an-admin-key-of-the-fleet\n");
+    assert_eq!(text("picloud-device/setup-code"), "boat-7777-code\n");
     assert_eq!(text("picloud-device/authorized_keys"), format!("{KEY}\n"));
     assert_eq!(text("picloud-device/shadow-admin"), format!("admin:{HASH}:20000:0:99999:7:::\n"));
     assert!(text("picloud-device/sshd.conf").ends_with("PasswordAuthentication yes\n"));
@@ -416,6 +419,11 @@ fn each_key_says_what_it_takes() {
     wrong("[ethernet]\ngateway = \"10.0.0.1\"", "ethernet.gateway needs an address of this device");
     wrong("[device]\ntimezone = \"Mars/Olympus\"", "device.timezone must be a time zone");
     wrong("[device]\nhostname = \"pi.local\"", "device.hostname must be a name");
+    wrong("[admin]\nsetup_code = \"1234-567\"", "admin.setup_code must be 8 to 64 letters");
+    wrong(
+        "[admin]\nsetup_code = \"a--------------------bcdefgh\"",
+        "admin.setup_code must be 8 to 64 letters",
+    );
     wrong("[device]\nkeymap = \"../x\"", "device.keymap must be a keyboard layout");
     wrong("[ssh]\nauthorized_keys = [\"my key\"]", "ssh.authorized_keys must be public keys");
     wrong("[ssh]\npassword_hash = \"secret-password\"", "ssh.password_hash must be the hash of a password");

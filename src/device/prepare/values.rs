@@ -166,6 +166,17 @@ pub(super) fn admin_key(text: &str) -> Read<String> {
     })
 }
 
+/// The code by which the first user is made, as the daemon takes it; whoever guesses it owns the device.
+pub(super) fn setup_code(text: &str) -> Read<String> {
+    let letters = text.bytes().filter(|byte| !matches!(byte, b'-' | b' ')).collect::<Vec<_>>();
+    let right = (8..=64).contains(&letters.len())
+        && letters.iter().all(u8::is_ascii_alphanumeric)
+        && text.len() <= 2 * letters.len();
+    right
+        .then(|| text.trim().to_owned())
+        .ok_or_else(|| "must be 8 to 64 letters and digits; - and blanks do not count".to_owned())
+}
+
 /// A server that is asked for the time.
 pub(super) fn time_url(text: &str) -> Read<String> {
     let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
