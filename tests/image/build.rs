@@ -44,6 +44,30 @@ fn build(kit: &Kit, program: &Path, name: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// What Raspberry Pi Imager reads (its schema of an `os_list`): all that it requires, and true.
+fn manifest(made: &Path, hashes: &BTreeMap<String, String>) {
+    let name = |end: &str| hashes.keys().find(|name| name.ends_with(end)).unwrap();
+    let text = fs::read_to_string(made.join(name("rpi-imager-manifest"))).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let entry = &list["os_list"][0];
+    for key in ["name", "description", "icon", "url", "release_date", "init_format", "architecture"] {
+        assert!(entry[key].is_string(), "{key} of {text}");
+    }
+    assert_eq!(entry["url"], name("img.xz").as_str());
+    assert_eq!(entry["init_format"], "rpi-preseed");
+    assert!(entry["devices"].as_array().is_some_and(|devices| !devices.is_empty()), "{text}");
+    for (file, bytes, hash) in [
+        (name(".img"), "extract_size", "extract_sha256"),
+        (name("img.xz"), "image_download_size", "image_download_sha256"),
+    ] {
+        assert_eq!(entry[bytes], fs::metadata(made.join(file)).unwrap().len(), "{bytes}");
+        assert_eq!(entry[hash], hashes[file].as_str(), "{hash}");
+    }
+    let sums = made.join(name(".sha256"));
+    let check = format!("cd {} && sha256sum --quiet -c {}", made.display(), sums.display());
+    run("sh", &["-c", &check]);
+}
+
 pub(crate) fn twice(kit: &Kit) {
     let card = Card::flash(kit, "twice", 2, "");
     let program = kit.work.join("twice.picloud");
@@ -57,6 +81,7 @@ pub(crate) fn twice(kit: &Kit) {
     for made in ["img.xz", "picloud-update", "spdx.json", "rpi-imager-manifest", "sha256"] {
         assert!(first.keys().any(|name| name.ends_with(made)), "{made} is missing");
     }
+    manifest(&kit.work.join("built-once/target/image"), &first);
     println!(
         "    the same twice: {}",
         first.iter().map(|(name, hash)| format!("{name} {hash}")).collect::<Vec<_>>().join(", ")

@@ -307,8 +307,8 @@ fn slots(kit: &Kit) {
         // What an earlier boot said is not meant.
         let _ = fs::remove_file(card.path.with_extension("log"));
         let mut pi = Pi::boot(kit, card);
-        pi.until_logs(said, 0);
-        let kernel = pi.until_logs("initrd: slot ", 0);
+        let at = pi.until_logs(said, 0);
+        let kernel = pi.until_logs("initrd: slot ", at);
         let letter = until("the slot", || pi.log().get(kernel..=kernel).map(str::to_owned));
         pi.pull();
         letter
@@ -329,6 +329,20 @@ fn slots(kit: &Kit) {
         let state = card.state(copy).unwrap();
         assert!(!state.contains("pending=B") && state.contains("slot=A"), "{state}");
     }
+    // A system whose first process ends: the kernel panics, and restarts by itself.
+    let (ends, panics) = (kit.work.join("first-process"), card.partition(3));
+    fs::write(&ends, "#!/bin/sh\nexit 1\n").unwrap();
+    updates::debugfs(
+        &panics,
+        &[
+            "rm /usr/lib/systemd/systemd",
+            &format!("write {} /usr/lib/systemd/systemd", ends.display()),
+            "sif /usr/lib/systemd/systemd mode 0100755",
+        ],
+    );
+    card.overwrite(Card::slot('B'), &fs::read(&panics).unwrap());
+    card.set_state(&["pending=B", "slot=A", "tries=2"]);
+    assert_eq!(booted(&card, "never confirmed"), "A");
     // A kernel that is damaged in the middle; then a slot that is blank.
     card.set_state(&["pending=B", "slot=A", "tries=3"]);
     let blocks = run("debugfs", &["-R", "blocks /boot/Image.gz", card.partition(3).to_str().unwrap()]);

@@ -17,7 +17,7 @@ use crate::updates::{BROUGHT, bring, bundle};
 use crate::writes::Log;
 
 /// Cuts whose data are looked at.
-const LOOKS: usize = 200;
+const LOOKS: usize = 400;
 /// Cards that are booted after a cut of a first start.
 const BOOTS: usize = 3;
 /// What is answered before it is cut.

@@ -51,7 +51,7 @@ pub(crate) fn bundle(kit: &Kit, name: &str, version: &str, change: impl FnOnce(&
     out
 }
 
-fn debugfs(slot: &Path, lines: &[&str]) {
+pub(crate) fn debugfs(slot: &Path, lines: &[&str]) {
     for line in lines {
         run("debugfs", &["-w", "-R", line, slot.to_str().unwrap()]);
     }
