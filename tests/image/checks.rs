@@ -45,7 +45,7 @@ pub(crate) const CHECKS: &[(&str, Check)] = &[
 /// A script, a route and a call of it, by the key of the device.
 pub(crate) fn deploy(kit: &Kit, pi: &mut Pi, key: &str, word: &str) {
     let file = kit.work.join(format!("{word}.rhai"));
-    fs::write(&file, format!("kv::incr(\"calls\"); \"{word} \" + kv::get(\"calls\")")).unwrap();
+    fs::write(&file, format!("kv::incr(\"{word}\"); \"{word} \" + kv::get(\"{word}\")")).unwrap();
     pi.manage(key, &["deploy", file.to_str().unwrap(), "--route", &format!("GET /{word}")]);
     assert_eq!(pi.get(&format!("/{word}")).unwrap(), format!("\"{word} 1\""));
 }
