@@ -67,10 +67,7 @@ impl Lan {
 
     /// A program in it.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &self.0.id().to_string(), program]).env("PATH", path);
-        command
+        within(self.id(), program)
     }
 
     /// What somebody in it answers to a question for this name, once it does.
@@ -83,6 +80,14 @@ impl Lan {
         let digits = hex.trim().as_bytes().chunks(2);
         digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap()).collect()
     }
+}
+
+/// A program in the network of a process.
+pub(crate) fn within(id: u32, program: &str) -> Command {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new("nsenter");
+    command.args(["--net", "--target", &id.to_string(), program]).env("PATH", path);
+    command
 }
 
 impl Drop for Lan {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::Kit;
 use crate::card::Card;
-use crate::lan::{Lan, TAP};
+use crate::lan::{self, Lan, TAP};
 
 /// Nothing that is waited for takes longer, on an emulated board: a new slot may take 480 seconds to prove itself.
 const PATIENCE: Duration = Duration::from_secs(700);
@@ -198,10 +198,7 @@ impl Pi {
 
     /// A program that can reach it.
     fn command(&self, program: &str) -> Command {
-        let Some(id) = self.network else { return Command::new(program) };
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &id.to_string(), program]);
-        command
+        self.network.map_or_else(|| Command::new(program), |id| lan::within(id, program))
     }
 
     /// Asks it by curl; `None` if there is no answer, or none of success.
