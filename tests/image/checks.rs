@@ -14,7 +14,7 @@ use crate::build;
 use crate::card::{Card, run};
 use crate::cuts;
 use crate::lan;
-use crate::pi::{Pi, SHELL, until};
+use crate::pi::{PASSWORD, Pi, SHELL, until};
 use crate::stick;
 use crate::updates;
 
@@ -176,18 +176,12 @@ fn first_boot(kit: &Kit) {
     );
     let code = pi.sh("cat /run/picloud-device/setup-code");
     assert!(banner.contains(code.trim()) && banner.contains(".local"), "{banner}");
-    let body = serde_json::json!({ "email": "ada@example.org", "password": "correct horse battery", "setup_code": code.trim() });
-    let set_up = Command::new("curl")
-        .args(["-sS", "-m", "60", "-d", &body.to_string(), "-H", "content-type: application/json"])
-        .arg(format!("{}/api/v1/setup", pi.url()))
-        .output()
-        .unwrap();
-    let set_up: serde_json::Value = serde_json::from_slice(&set_up.stdout).unwrap();
-    let key = find_key(&set_up).unwrap_or_else(|| panic!("no key in {set_up}"));
+    let key = pi.set_up(&code).unwrap_or_else(|answer| panic!("no key in {answer}"));
     deploy(kit, &mut pi, &key, "kept");
 
-    // The system is well.
+    // The system is well, and the card will be watched.
     pi.ask("systemctl is-system-running --wait");
+    pi.sh("systemctl is-active picloud-card.timer");
     assert_eq!(pi.sh("systemctl --failed --no-legend --plain"), "", "failed units");
     assert_eq!(pi.sh("journalctl -b --no-pager | grep -ci 'ordering cycle' || true"), "0");
     assert_eq!(pi.sh("cat /proc/sys/kernel/tainted"), "0");
@@ -222,7 +216,7 @@ fn first_boot(kit: &Kit) {
     assert!(!pi.sh("cat /run/issue.d/*.issue").contains(code.trim()), "the code goes once it was used");
     // The plug is pulled: what was accepted is there.
     pi.pull();
-    look_at_support_bundle(kit, &card, &[&key, code.trim(), "correct horse battery"]);
+    look_at_support_bundle(kit, &card, &[&key, code.trim(), PASSWORD]);
     let mut pi = Pi::boot(kit, &card);
     let again = pi.until_answers("/kept");
     println!("    after the plug was pulled it answered again in {again:.0?}");
@@ -240,17 +234,6 @@ fn look_at_support_bundle(kit: &Kit, card: &Card, secrets: &[&str]) {
     }
     for secret in secrets {
         assert!(!has(secret), "a secret is in it");
-    }
-}
-
-/// A secret of a key anywhere in an answer.
-fn find_key(value: &serde_json::Value) -> Option<String> {
-    match value {
-        serde_json::Value::Object(fields) => fields.iter().find_map(|(name, value)| match value.as_str() {
-            Some(text) if matches!(name.as_str(), "secret" | "api_key" | "key") => Some(text.to_owned()),
-            _ => find_key(value),
-        }),
-        _ => None,
     }
 }
 

@@ -101,6 +101,7 @@ impl Drop for Lan {
 pub(crate) fn found(kit: &Kit) {
     const ADDRESS: u16 = 1;
     const POINTER: u16 = 12;
+    const CODE: &str = "harbour-1907-boat";
     let lan = Lan::new();
     let card = Card::flash(kit, "found", 2, SHELL);
     // What only we have comes from our file, and the rest from the one that Raspberry Pi Imager writes.
@@ -108,7 +109,12 @@ pub(crate) fn found(kit: &Kit) {
     let _ = std::fs::remove_file(&key);
     run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", key.to_str().unwrap()]);
     let public = std::fs::read_to_string(key.with_extension("key.pub")).unwrap();
-    card.write("picloud.toml", &format!("[ethernet]\naddress = \"{ITS}/24\"\ngateway = \"{OURS}\"\n"));
+    card.write(
+        "picloud.toml",
+        &format!(
+            "[ethernet]\naddress = \"{ITS}/24\"\ngateway = \"{OURS}\"\n[admin]\nsetup_code = \"{CODE}\"\n"
+        ),
+    );
     card.write(
         "rpi-preseed.toml",
         &format!(
@@ -133,7 +139,7 @@ pub(crate) fn found(kit: &Kit) {
     let answer = lan.command("curl").args(words).arg("https://boat.local/hello/you").output().unwrap();
     assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
     println!("    https://boat.local says {}", String::from_utf8_lossy(&answer.stdout).trim());
-    // Who brought a key is let in, and may do what is to be done; the code of the setup is there, too.
+    // Who brought a key is let in, and may do what is to be done. The code that was chosen is told to nobody else.
     let known = kit.work.join("found.known");
     let _ = std::fs::remove_file(&known);
     let (known, login) = (format!("UserKnownHostsFile={}", known.display()), format!("admin@{ITS}"));
@@ -144,7 +150,12 @@ pub(crate) fn found(kit: &Kit) {
     };
     let with_key = ["-i", key.to_str().unwrap()];
     let (is_in, code) = ssh(&with_key, "sudo cat /run/picloud-device/setup-code");
-    assert!(is_in && code.len() == 9, "{code}");
+    assert!(is_in && code == CODE, "{code}");
+    let (is_in, applied) = ssh(&with_key, "cat /boot/firmware/picloud.toml.applied");
+    assert!(is_in && applied.contains("setup_code") && !applied.contains(CODE), "{applied}");
+    assert!(pi.set_up("1907-harbour-boat").is_err(), "another code");
+    let brought = pi.set_up(CODE).unwrap_or_else(|answer| panic!("no key in {answer}"));
+    pi.manage(&brought, &["app", "ls"]);
     assert!(ssh(&with_key, "systemctl is-active picloud").0);
     let (is_in, _) = ssh(&["-o", "IdentityFile=none", "-o", "IdentitiesOnly=yes"], "true");
     assert!(!is_in, "without the key nobody is let in");

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use crate::Kit;
 use crate::card::Card;
 use crate::lan::{self, Lan, TAP};
@@ -23,6 +25,9 @@ pub(crate) const SHELL: &str =
 
 /// The program of this machine, as the client.
 const PICLOUD: &str = env!("CARGO_BIN_EXE_picloud");
+
+/// Of the first user.
+pub(crate) const PASSWORD: &str = "correct horse battery";
 
 /// A board that is on; it goes when this does.
 pub(crate) struct Pi {
@@ -225,9 +230,20 @@ impl Pi {
         let url = format!("{}{path}", self.url());
         until(wanted, || {
             self.drain();
-            let output = Command::new("curl").args(["-s", "-m", "10", &url]).output().unwrap();
+            let output = self.command("curl").args(["-s", "-m", "10", &url]).output().unwrap();
             Some(String::from_utf8_lossy(&output.stdout).into_owned()).filter(|said| said.contains(wanted))
         })
+    }
+
+    /// Makes the first user, by the setup code; gives the key that comes with it, or the answer that has none.
+    pub(crate) fn set_up(&self, code: &str) -> Result<String, String> {
+        let body =
+            json!({ "email": "ada@example.org", "password": PASSWORD, "setup_code": code }).to_string();
+        let url = format!("{}/api/v1/setup", self.url());
+        let output = self.command("curl").args(["-sS", "-m", "60", "-d", &body, &url]).output().unwrap();
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        let fields: Value = serde_json::from_str(&answer).unwrap_or_default();
+        fields["api_key"]["secret"].as_str().map(str::to_owned).ok_or(answer)
     }
 
     /// Runs the command line of this machine against it.
