@@ -75,8 +75,11 @@ enum Verb {
     /// Set the clock by web servers, if no time server does
     Clock {
         /// How long time servers are waited for first
-        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=3600))]
         wait: u64,
+        /// How often they are asked until they answer, each time after twice the wait
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+        tries: u32,
     },
 }
 
@@ -161,7 +164,7 @@ pub(super) fn run(
         Verb::Reset => device::reset(&place).map_err(failed)?,
         Verb::Prepare => prepare::prepare(&place, out, err)?,
         Verb::Announce => device::prepare::announce(&place)?,
-        Verb::Clock { wait } => prepare::clock(&place, Duration::from_secs(wait), out)?,
+        Verb::Clock { wait, tries } => prepare::clock(&place, Duration::from_secs(wait), tries, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

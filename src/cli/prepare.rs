@@ -56,16 +56,33 @@ pub(super) fn watch(place: &Place, alive: fn(bool), out: &mut dyn Write) -> Resu
     device::watch(place, &mut random, &mut tell, &mut goes_on).map_err(|why| Error::Failed(why.to_string()))
 }
 
-/// Sets the clock by web servers, if within `wait` no time server does.
-pub(super) fn clock(place: &Place, wait: Duration, out: &mut dyn Write) -> Result<(), Error> {
-    let end = Instant::now() + wait;
-    while !clock::is_synchronised(place) && Instant::now() < end {
-        thread::sleep(LOOK_EVERY.min(end.saturating_duration_since(Instant::now())));
+/// Sets the clock by web servers, if within `wait` no time server does. They are asked as often as that until they answer,
+/// each time after twice the wait, for a router often starts later than the device.
+pub(super) fn clock(place: &Place, mut wait: Duration, tries: u32, out: &mut dyn Write) -> Result<(), Error> {
+    for left in (0..tries).rev() {
+        let end = Instant::now() + wait;
+        while !clock::is_synchronised(place) && Instant::now() < end {
+            thread::sleep(LOOK_EVERY.min(end.saturating_duration_since(Instant::now())));
+        }
+        if clock::is_synchronised(place) {
+            writeln!(out, "a time server sets the clock")?;
+            return Ok(());
+        }
+        match by_web_servers(place)? {
+            Ok(done) => {
+                writeln!(out, "{done}")?;
+                return Ok(());
+            }
+            // A device without the Internet is not a broken one: a unit that fails would say so.
+            Err(why) if left == 0 => writeln!(out, "the clock is not set: {why}")?,
+            Err(_) => wait *= 2,
+        }
     }
-    if clock::is_synchronised(place) {
-        writeln!(out, "a time server sets the clock")?;
-        return Ok(());
-    }
+    Ok(())
+}
+
+/// Asks all of them once; gives what was done, or why nothing was.
+fn by_web_servers(place: &Place) -> Result<Result<String, String>, Error> {
     let hosts = clock::hosts(place);
     // Each answer is carried on to one instant, as if all had come at once.
     let began = Instant::now();
@@ -81,16 +98,13 @@ pub(super) fn clock(place: &Place, wait: Duration, out: &mut dyn Write) -> Resul
     let Some(agreed) = clock::agreed(&times) else {
         let why = format!("of {} web servers {} told the time, and no two agree", hosts.len(), times.len());
         clock::tell_failure(place, &why)?;
-        // A device without the Internet is not a broken one: a unit that fails would say so.
-        writeln!(out, "the clock is not set: {why}")?;
-        return Ok(());
+        return Ok(Err(why));
     };
     let names: Vec<String> = answers.into_iter().map(|(url, _)| url).collect();
     let to = agreed.plus(began.elapsed());
     let moved = clock::set(place, UnixMs::now(), to, &names)
         .map_err(|why| Error::Failed(format!("the clock cannot be set: {why}")))?;
-    writeln!(out, "the clock was {} s away from that of {}", moved.as_secs(), names.join(", "))?;
-    Ok(())
+    Ok(Ok(format!("the clock was {} s away from that of {}", moved.as_secs(), names.join(", "))))
 }
 
 /// The time that a server tells with whatever it answers. By https its certificate is checked, which a clock that is far

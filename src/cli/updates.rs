@@ -14,8 +14,8 @@ use super::input;
 use super::render::{clean, text};
 use super::session::Session;
 
-/// Checking, writing, three boots of five minutes and the way back: so long at the most.
-const UPDATE_TIME_MAX: Duration = Duration::from_secs(45 * 60);
+/// Checking, writing, three boots that are restarted by the initrd after twenty minutes, and the way back: so long at most.
+const UPDATE_TIME_MAX: Duration = Duration::from_secs(90 * 60);
 /// From one look to the next.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const PATH: &str = "/api/v1/updates";

@@ -75,11 +75,14 @@ pub fn set(place: &Place, now: UnixMs, to: UnixMs, by: &[String]) -> io::Result<
     Ok(away)
 }
 
-/// Tells that nobody could be asked, or nobody agreed.
+/// Tells that nobody could be asked, or nobody agreed. A clock that was set since the boot stays one that was.
 ///
 /// # Errors
 /// If it cannot be told.
 pub fn tell_failure(place: &Place, why: &str) -> io::Result<()> {
+    if state(place)["synchronised"] == true {
+        return Ok(());
+    }
     tell(place, &json!({ "synchronised": false, "by": null, "why": why, "at": UnixMs::now() }))
 }
 
@@ -154,7 +157,10 @@ mod tests {
         let now = UnixMs(T);
         let moved = set(&place, now, UnixMs(T + 1000), &["http://a".into()]).unwrap();
         assert_eq!(moved, Duration::from_secs(1));
-        assert_eq!(state(&place), json!({ "synchronised": true, "by": "http", "at": UnixMs(T + 1000) }));
+        let set = json!({ "synchronised": true, "by": "http", "at": UnixMs(T + 1000) });
+        assert_eq!(state(&place), set);
+        tell_failure(&place, "nobody answers an hour later").unwrap();
+        assert_eq!(state(&place), set);
         fs::create_dir_all(place.path("run/systemd/timesync")).unwrap();
         fs::write(place.path(SYNCHRONISED), "").unwrap();
         assert_eq!(state(&place)["by"], "ntp");

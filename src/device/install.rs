@@ -86,7 +86,8 @@ pub fn install(place: &Place, order: &Order, daemon: &Daemon<'_>) -> Result<Mani
         }
     }
     if is_request {
-        record::end_request(place)?;
+        // What U-Boot was told holds; at worst the next update may be interrupted less often.
+        let _ = record::end_request(place);
     }
     done
 }
@@ -139,28 +140,44 @@ impl Work<'_> {
         (self.progress.version, self.progress.build) =
             (Some(update.version.clone()), Some(update.build.clone()));
         let vitals = self.look_at_daemon(&update, order, daemon)?;
+        let state = self.hold(&disk, state)?;
         self.write(&path, &disk, &keys, &update)?;
         self.save(&update, order, daemon)?;
         let online = network::is_up(self.place);
         let mut before = Before::new(&image, self.boot.slot, &update, vitals, online);
         before.write(self.place)?;
-        // What runs is what there is to go back to, also if U-Boot had to choose it by itself.
-        let (slot, pending) = (self.boot.slot, Some(self.boot.slot.other()));
-        State { slot, pending, tries: TRIES, ..state }.write(&disk)?;
+        let pending = Some(self.boot.slot.other());
+        State { pending, tries: TRIES, ..state }.write(&disk)?;
+        // It is done: what cannot be told now is made good by the next boot.
         before.switched = true;
-        before.write(self.place)?;
+        let _ = before.write(self.place);
         if order.file.is_none() {
-            forget_request(self.place)?;
+            let _ = forget_request(self.place);
         }
         self.progress.pending = pending;
-        self.begin(Phase::Rebooting, 0)?;
+        let _ = self.begin(Phase::Rebooting, 0);
         Ok(update)
+    }
+
+    /// Lets the slot that runs boot as long as the other one is half written, also where U-Boot had to choose it by itself.
+    fn hold(&self, disk: &Path, state: State) -> Result<State, Error> {
+        let held = State { slot: self.boot.slot, tries: 0, ..state.clone() };
+        if held != state {
+            held.write(disk)?;
+        }
+        Ok(held)
     }
 
     /// What the daemon has, and whether there will be room for a copy of it.
     fn look_at_daemon(&self, update: &Manifest, order: &Order, daemon: &Daemon<'_>) -> Result<Vitals, Error> {
-        let vitals = (daemon.vitals)();
-        let vitals = vitals.map_err(|why| Error::Daemon { doing: "say how it is", why })?;
+        let vitals = match (daemon.vitals)() {
+            Ok(vitals) => vitals,
+            // One that was given up tells nothing, and needs no copy of data in the same form: root may bring what mends it.
+            Err(_) if order.file.is_some() && update.schema == order.schema && is_given_up(daemon) => {
+                return Ok(Vitals::default());
+            }
+            Err(why) => return Err(Error::Daemon { doing: "say how it is", why }),
+        };
         let free = files::free_bytes(&self.place.data())?;
         let needed = vitals.store_bytes.saturating_add(KEPT_FREE_BYTES);
         // Without another schema nothing has to go back.
@@ -232,6 +249,10 @@ impl Work<'_> {
         self.progress.error = Some(why.to_string());
         self.begin(Phase::Failed, 0)
     }
+}
+
+fn is_given_up(daemon: &Daemon<'_>) -> bool {
+    matches!((daemon.ready)(), Err(NotReady::Ever(_)))
 }
 
 fn open(path: &Path) -> Result<File, Error> {

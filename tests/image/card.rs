@@ -100,6 +100,11 @@ impl Card {
         run("mmd", &["-i", &self.boot(), &format!("::{name}")]);
     }
 
+    /// Removes an empty folder from it.
+    pub(crate) fn remove_folder(&self, name: &str) {
+        run("mrd", &["-i", &self.boot(), &format!("::{name}")]);
+    }
+
     /// Writes a text onto the boot partition.
     pub(crate) fn write(&self, name: &str, text: &str) {
         let file = self.path.with_extension("text");

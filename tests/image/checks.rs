@@ -38,7 +38,7 @@ pub(crate) const CHECKS: &[(&str, Check)] = &[
     ("damage: without a data partition a page tells what to do", damage),
     ("full: a data partition without room answers, and takes deletions", full),
     ("clock: a clock in 1970 or in the future stops nothing", clock),
-    ("sizes: the data partition takes all of a card of 2, 4 and 8 GiB", sizes),
+    ("sizes: the data partition takes all of a card of 2, 4, 8 and 128 GiB", sizes),
     ("stick: backups are copied to a USB stick", stick::backups),
     ("cuts: the plug is pulled at every write of a first start", cuts::first_start),
     ("pulled: the plug is pulled at every write of an update", cuts::update),
@@ -395,19 +395,30 @@ fn loose(kit: &Kit) {
 
 fn reset(kit: &Kit) {
     let card = Card::flash(kit, "reset", 2, &format!("{SHELL} {LOUD}"));
+    // What cannot be taken away again like a file would delete the data at each start.
+    card.make_folder("factory-reset");
+    card.write("picloud.toml", "[device]\nhostname = \"boat\"\n");
     let mut pi = Pi::boot(kit, &card);
     pi.until_answers("/hello/you");
     let key = pi.key();
     deploy(kit, &mut pi, &key, "gone");
+    let from = pi.log().len();
+    restart(&mut pi);
+    pi.until_logs("this is a folder", from);
+    assert_eq!(pi.get("/gone").unwrap(), "\"gone 2\"");
     let machine = pi.sh("cat /etc/machine-id");
     pi.sh("sync");
     pi.pull();
+    card.remove_folder("factory-reset");
     card.write("factory-reset", "");
     let mut pi = Pi::boot(kit, &card);
     pi.until_answers("/hello/you");
     assert_eq!(pi.get("/gone"), None);
+    assert_ne!(pi.sh("uname -n"), "boat");
     assert_ne!(pi.sh("cat /etc/machine-id"), machine, "another device");
-    assert!(card.read("factory-reset").is_none());
+    for gone in ["factory-reset", "picloud.toml.applied"] {
+        assert!(card.read(gone).is_none(), "{gone} is still there");
+    }
     // By the API, then.
     let key = pi.key();
     deploy(kit, &mut pi, &key, "again");
@@ -475,7 +486,7 @@ fn clock(kit: &Kit) {
 }
 
 fn sizes(kit: &Kit) {
-    for gib in [2, 4, 8] {
+    for gib in [2, 4, 8, 128] {
         let card = Card::flash(kit, "sizes", gib, SHELL);
         let mut pi = Pi::boot(kit, &card);
         pi.until_answers("/hello/you");

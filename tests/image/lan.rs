@@ -151,7 +151,7 @@ pub(crate) fn found(kit: &Kit) {
     let with_key = ["-i", key.to_str().unwrap()];
     let (is_in, code) = ssh(&with_key, "sudo cat /run/picloud-device/setup-code");
     assert!(is_in && code == CODE, "{code}");
-    let (is_in, applied) = ssh(&with_key, "cat /boot/firmware/picloud.toml.applied");
+    let (is_in, applied) = ssh(&with_key, "sudo cat /boot/firmware/picloud.toml.applied");
     assert!(is_in && applied.contains("setup_code") && !applied.contains(CODE), "{applied}");
     assert!(pi.set_up("1907-harbour-boat").is_err(), "another code");
     let brought = pi.set_up(CODE).unwrap_or_else(|answer| panic!("no key in {answer}"));

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, KEY, TempDir, picloud};
+use crate::harness::{Daemon, KEY, TempDir, picloud, until};
 
 fn put(dir: &Path, path: &str, text: &str) {
     let path = dir.join(path);
@@ -123,6 +123,17 @@ fn web_servers_that_agree_set_the_clock() {
         assert_eq!((code, &told["synchronised"]), (0, &json!(false)), "{said}");
         assert!(said.contains("no two agree"), "{said}");
     }
+    // A network that comes later than the device.
+    let dir = TempDir::new();
+    put(dir.path(), "run/picloud-device/time-urls", "http://127.0.0.1:1");
+    let root = dir.path().to_owned();
+    let words = ["device", "clock", "--root", root.to_str().unwrap(), "--wait", "1", "--tries", "8"]
+        .map(str::to_owned);
+    let later = thread::spawn(move || picloud(&words.each_ref().map(String::as_str), &[]));
+    until("the first try", || dir.path().join("run/picloud-device/clock.json").exists().then_some(()));
+    put(dir.path(), "run/picloud-device/time-urls", &[web_server(0), web_server(0)].join("\n"));
+    let ran = later.join().unwrap();
+    assert!(ran.code == 0 && ran.out.starts_with("the clock was "), "{}{}", ran.out, ran.err);
     // Somebody else sets it already.
     let dir = TempDir::new();
     put(dir.path(), "run/systemd/timesync/synchronized", "");

@@ -10,7 +10,7 @@ use super::read::{MANIFEST, SIGNATURE, SLOT};
 pub enum BundleError {
     /// It is something else.
     #[error(
-        "this is no update: it is no tar archive that begins with {MANIFEST}; take a file named *.update"
+        "this is no update: it is no tar archive that begins with {MANIFEST}; take a file named *.picloud-update"
     )]
     NotATar,
     /// It ends too early.

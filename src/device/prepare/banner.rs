@@ -32,7 +32,10 @@ pub(super) fn text(place: &Place, told: &Told, code: Option<&str>) -> String {
         told.host_name,
     );
     if let Some(code) = code {
-        text += &format!("\n  Open it in a browser to set up the device. Its setup code: {code}\n");
+        let name = &told.host_name;
+        text += &format!(
+            "\n  Nobody has set it up yet. The setup code is {code}; on another computer:\n  picloud --url http://{name}.local setup --email YOURS\n"
+        );
     }
     if let Ok(bytes) = files::read(&place.run().join("no-data"), 4096) {
         let why = plain(String::from_utf8_lossy(&bytes).trim());

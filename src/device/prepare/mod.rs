@@ -6,6 +6,8 @@
 //! time. What touches the running kernel is in `machine`.
 //! Root's helper calls it, and calls [`announce`] again when the first user exists.
 
+#[cfg(test)]
+mod access_tests;
 mod banner;
 mod files;
 mod identity;
@@ -116,7 +118,7 @@ fn show(place: &Place, told: &Told) -> io::Result<()> {
     let code = if identity::is_set_up(place) {
         None
     } else {
-        let bytes = files::read(&place.run().join("setup-code"), 64).unwrap_or_default();
+        let bytes = files::read(&place.run().join("setup-code"), 256).unwrap_or_default();
         Some(String::from_utf8_lossy(&bytes).trim().to_owned()).filter(|code| !code.is_empty())
     };
     let directory = place.path("run/issue.d");

@@ -145,15 +145,16 @@ pub(super) fn ssid(reader: &mut Reader<'_>, section: Section<'_>) -> Option<Stri
 }
 
 fn ssh(reader: &mut Reader<'_>, root: &DeTable<'_>, settings: &mut Settings, before: &Settings) {
-    let ssh = reader.section(root, "ssh", &["authorized_keys", "password_hash"]);
+    let ssh = reader.section(root, "ssh", &["authorized_keys", "password_hash", "password_login"]);
     if let Some(keys) = reader.list(ssh, "authorized_keys", 32, values::public_key) {
         settings.ssh.authorized_keys = keys;
     }
     if let Some(hash) = reader.secret(ssh, "password_hash", values::password_hash) {
         let stood = before.ssh.password_hash.as_ref();
         settings.ssh.password_hash = kept_or_new(reader, ssh, "password_hash", hash, stood);
-        settings.ssh.password_login = settings.ssh.password_hash.is_some();
+        settings.ssh.password_login = None;
     }
+    settings.ssh.password_login = reader.flag(ssh, "password_login").or(settings.ssh.password_login);
 }
 
 /// The secret that is meant: an empty one is none, and one that was removed is the one that stands.

@@ -96,7 +96,7 @@ fn login(
     let by_password = reader.flag(ssh, "password_authentication").unwrap_or_default();
     let enabled = enabled.unwrap_or(by_password || !keys.is_empty());
     settings.ssh.authorized_keys = if enabled { keys } else { Vec::new() };
-    settings.ssh.password_login = enabled && by_password;
+    settings.ssh.password_login = Some(enabled && by_password);
 }
 
 fn wireless(reader: &mut Reader<'_>, wlan: super::reader::Section<'_>, before: Option<&Wifi>) -> Wifi {

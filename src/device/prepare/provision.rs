@@ -122,7 +122,7 @@ fn keep(place: &Place, name: &str, good: Good, keeps: bool, unlocked: Unlocked<'
     let text = format!("{}{line_end}{notes}", good.redacted);
     let boot = place.boot();
     let (file, applied, old) =
-        (boot.join(name), boot.join(format!("{name}.applied")), boot.join(format!("{name}.old")));
+        (boot.join(name), boot.join(format!("{name}.applied")), boot.join(format!("{name}.wiping")));
     let taken = unlocked(&mut || {
         files::write_on_fat(&applied, text.as_bytes())?;
         files::rename(&file, &old)?;
@@ -135,11 +135,11 @@ fn keep(place: &Place, name: &str, good: Good, keeps: bool, unlocked: Unlocked<'
 
 /// A file whose secrets a power cut left.
 fn finish_wiping(place: &Place, name: &str, unlocked: Unlocked<'_>, outcome: &mut Outcome) {
-    let old = place.boot().join(format!("{name}.old"));
+    let old = place.boot().join(format!("{name}.wiping"));
     if old.exists()
         && let Err(why) = unlocked(&mut || files::wipe(&old))
     {
-        outcome.complaints.push(format!("{name}.old stays on the boot partition: {why}"));
+        outcome.complaints.push(format!("{name}.wiping stays on the boot partition: {why}"));
     }
 }
 

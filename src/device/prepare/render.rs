@@ -121,7 +121,7 @@ fn logins(place: &Place, settings: &Settings) -> Vec<Rendered> {
     let run = |name: &str| place.run().join(name);
     let ssh = &settings.ssh;
     let keys = (!ssh.authorized_keys.is_empty()).then(|| ssh.authorized_keys.join("\n") + "\n");
-    let by_password = if ssh.password_login && ssh.password_hash.is_some() { "yes" } else { "no" };
+    let by_password = if ssh.takes_password() { "yes" } else { "no" };
     // A star is no hash: nobody gets in by a password (shadow(5)). The date of the last change is any but 0, which would
     // ask for a new one.
     let hash = ssh.password_hash.as_deref().unwrap_or("*");

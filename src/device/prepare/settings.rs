@@ -65,8 +65,14 @@ pub(super) struct Wifi {
 pub(super) struct Ssh {
     pub(super) authorized_keys: Vec<String>,
     pub(super) password_hash: Option<String>,
-    /// Whether the password opens the network's door, too, and not only that of the console.
-    pub(super) password_login: bool,
+    /// Whether the password opens the network's door, too, and not only that of the console; if not said, where no key does.
+    pub(super) password_login: Option<bool>,
+}
+
+impl Ssh {
+    pub(super) fn takes_password(&self) -> bool {
+        self.password_hash.is_some() && self.password_login.unwrap_or(self.authorized_keys.is_empty())
+    }
 }
 
 /// Who may manage.
@@ -111,7 +117,7 @@ impl Settings {
 
     /// Whether anybody may come in by the network.
     pub(super) fn has_ssh(&self) -> bool {
-        !self.ssh.authorized_keys.is_empty() || (self.ssh.password_login && self.ssh.password_hash.is_some())
+        !self.ssh.authorized_keys.is_empty() || self.ssh.takes_password()
     }
 }
 

@@ -9,6 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use super::{Prepared, prepare};
 use crate::device::Place;
 
+/// The public half of a key for ssh.
+pub(super) const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJmZz3mZz3mZz3mZz3mZz3mZz3mZz3mZz3mZz3mZz3mZ me@desk";
+/// The hash of a password.
+pub(super) const HASH: &str = "$6$saltsalt$abcdefghijklmnopqrstuvwxyzABCDEFGHIJ./0123456789";
+
 /// A directory that goes when its test does.
 pub(in crate::device) struct TempDir(PathBuf);
 

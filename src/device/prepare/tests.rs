@@ -5,11 +5,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
-use super::testing::Board;
+use super::testing::{Board, HASH, KEY};
 use super::*;
 
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJmZz3mZz3mZz3mZz3mZz3mZz3mZz3mZz3mZz3mZz3mZ me@desk";
-const HASH: &str = "$6$saltsalt$abcdefghijklmnopqrstuvwxyzABCDEFGHIJ./0123456789";
 /// A file with everything that can be set.
 const FULL: &str = r#"# The boat
 [device]
@@ -171,20 +169,6 @@ fn a_board_without_a_serial_number_is_named_after_its_identity() {
 }
 
 #[test]
-fn the_code_goes_from_the_console_once_a_user_exists() {
-    let board = Board::new();
-    board.start();
-    let code = board.read("data/identity/setup-code").unwrap();
-    assert!(board.read("run/issue.d/picloud.issue").unwrap().contains(code.trim()));
-    board.put("data/picloud/device/set-up", "");
-    announce(&board.place()).unwrap();
-    let banner = board.read("run/issue.d/picloud.issue").unwrap();
-    assert!(!banner.contains(code.trim()) && banner.contains("picloud-beef.local"), "{banner}");
-    board.start_anew();
-    assert!(!board.read("run/issue.d/picloud.issue").unwrap().contains(code.trim()));
-}
-
-#[test]
 fn a_full_file_is_applied_redacted_and_put_aside() {
     let board = Board::new();
     board.drop_file("PROVISION-ERROR.txt", "of before");
@@ -227,7 +211,7 @@ fn a_full_file_is_applied_redacted_and_put_aside() {
     assert_eq!(text("picloud-device/setup-code"), "boat-7777-code\n");
     assert_eq!(text("picloud-device/authorized_keys"), format!("{KEY}\n"));
     assert_eq!(text("picloud-device/shadow-admin"), format!("admin:{HASH}:20000:0:99999:7:::\n"));
-    assert!(text("picloud-device/sshd.conf").ends_with("PasswordAuthentication yes\n"));
+    assert!(text("picloud-device/sshd.conf").ends_with("PasswordAuthentication no\n"));
     assert_eq!(text("picloud-device/ssh-enabled"), "");
     let daemon: toml::Table = toml::from_str(&text("picloud-device/picloud.toml")).unwrap();
     assert_eq!(daemon["scripts"]["threads"].as_integer(), Some(4));
@@ -492,8 +476,8 @@ fn a_power_cut_between_any_two_steps_is_made_up_for() {
         },
         &|board| firmware(board, &[("picloud.toml", FULL), ("picloud.toml.applied.new", "# half of")]),
         &|board| firmware(board, &[("picloud.toml", FULL), ("picloud.toml.applied", &redacted)]),
-        &|board| firmware(board, &[("picloud.toml.old", FULL), ("picloud.toml.applied", &redacted)]),
-        &|board| firmware(board, &[("picloud.toml.old", "   "), ("picloud.toml.applied", &redacted)]),
+        &|board| firmware(board, &[("picloud.toml.wiping", FULL), ("picloud.toml.applied", &redacted)]),
+        &|board| firmware(board, &[("picloud.toml.wiping", "   "), ("picloud.toml.applied", &redacted)]),
         &|board| {
             firmware(board, &[("picloud.toml", FULL)]);
             board.put("data/identity/settings.toml.new", "[half");

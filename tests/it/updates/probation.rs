@@ -98,4 +98,41 @@ fn a_slot_that_cannot_be_loaded_is_given_up_at_once() {
     boot_into(&device.root, Slot::B, None);
     device.start();
     assert!(device.standing()["error"].as_str().unwrap().contains("slot A could not be loaded"));
+    // While that slot is written anew, it must not be the one that boots: here the plug is pulled in the middle.
+    fs::remove_file(device.path("disk2")).unwrap();
+    let bundle = device.bundle("1.2.0", 3, SCHEMA);
+    assert_eq!(device.upload(&bundle).status, 202);
+    assert_eq!(device.helper(&["install"]).code, 1);
+    assert_eq!(device.state(), (Slot::B, None, 0));
+    fs::write(device.path("disk2"), vec![0; SLOT_BYTES]).unwrap();
+    device.install(&bundle);
+    assert!(device.holds("disk2", 3));
+    assert_eq!(device.state(), (Slot::B, Some(Slot::A), 3));
+}
+
+/// What mends a daemon that does not start can only come from root.
+#[test]
+fn root_installs_an_update_where_the_daemon_was_given_up() {
+    let mut device = Device::new();
+    device.daemon.kill();
+    let reason = device.path("reason");
+    fs::write(&reason, "broken on purpose").unwrap();
+    let socket = TcpListener::bind(device.listen).unwrap();
+    let run = reason.parent().unwrap().to_str().unwrap();
+    let page =
+        Activated::start("rescue", &[(&socket, "picloud-rescue.socket")], &[("RUNTIME_DIRECTORY", run)]);
+    // Without a copy, data of another form could not go back.
+    let other = device.bundle("1.2.0", 3, SCHEMA + 1);
+    let refused = device.helper(&["install", other.to_str().unwrap()]);
+    assert!(refused.code == 1 && refused.err.contains("broken on purpose"), "{}", refused.err);
+    assert_eq!(device.state(), (Slot::A, None, 0));
+    let mended = device.bundle("1.1.0", 2, SCHEMA);
+    let installed = device.helper(&["install", mended.to_str().unwrap()]);
+    assert_eq!(installed.code, 0, "{}", installed.err);
+    assert!(device.holds("disk3", 2));
+    drop((page, socket));
+    assert_eq!(device.power_cycle(), Slot::B);
+    device.start();
+    assert_eq!(device.helper(&["health", "--wait", "60"]).code, 0);
+    assert_eq!(device.state(), (Slot::B, None, 0));
 }
