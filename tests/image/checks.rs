@@ -241,7 +241,7 @@ fn preseed(kit: &Kit) {
     let card = Card::flash(kit, "preseed", 2, SHELL);
     card.write(
         "picloud.toml",
-        "[device]\r\nhostname = \"boat\"\r\ntimezone = \"Europe/Berlin\"\r\nkeymap = \"de\"\r\n\r\n[admin]\r\nkey = \"a-key-that-was-brought-along\"\r\n\r\n[wifi]\r\nssid = \"Harbour\"\r\npassword = \"sail\\\"ing 123\"\r\ncountry = \"DE\"\r\n",
+        "[device]\r\nhostname = \"boat\"\r\ntimezone = \"Europe/Berlin\"\r\nkeymap = \"de\"\r\njournal = \"volatile\"\r\n\r\n[admin]\r\nkey = \"a-key-that-was-brought-along\"\r\n\r\n[wifi]\r\nssid = \"Harbour\"\r\npassword = \"sail\\\"ing 123\"\r\ncountry = \"DE\"\r\n",
     );
     // Its program shows which keys the console has; and whoever has firmware for a radio brings it in a folder.
     let busybox = kit.work.join("busybox");
@@ -262,6 +262,7 @@ fn preseed(kit: &Kit) {
     assert_eq!(key.split_whitespace().collect::<Vec<_>>(), ["7a", "0b"], "a German keyboard");
     assert_eq!(pi.sh("uname -n"), "boat");
     assert!(pi.sh("date +%Z").starts_with("CE"), "the time zone");
+    pi.sh("test -e /run/log/journal/*/system.journal");
     pi.manage("a-key-that-was-brought-along", &["app", "ls"]);
     assert!(pi.sh("cat /run/picloud-device/wpa_supplicant-wlan0.conf").contains("country=DE"));
     assert_eq!(pi.sh("systemctl --failed --no-legend --plain"), "");
@@ -278,6 +279,8 @@ fn preseed(kit: &Kit) {
     let mut pi = Pi::boot(kit, &card);
     pi.until_answers("/hello/you");
     assert_eq!(pi.sh("uname -n"), "boat", "a bad file changes nothing");
+    pi.sh("test -e /run/log/journal/*/system.journal && ! test -e /run/systemd/journal/flushed");
+    pi.sh("journalctl -q -b -u picloud -g 'ready on' && ! journalctl -q -b -D /var/log/journal");
     pi.sh("sync");
     pi.pull();
     let told = card.read("PROVISION-ERROR.txt").unwrap();

@@ -53,7 +53,7 @@ pub(super) fn read(reader: &mut Reader<'_>, text: &str, before: &Settings, base:
 }
 
 fn device(reader: &mut Reader<'_>, root: &DeTable<'_>, settings: &mut Settings) {
-    let device = reader.section(root, "device", &["hostname", "timezone", "keymap", "time_urls"]);
+    let device = reader.section(root, "device", &["hostname", "timezone", "keymap", "time_urls", "journal"]);
     // An empty text takes back what was set.
     let or_none = |read: fn(&str) -> values::Read<String>| {
         move |text: &str| if text.is_empty() { Ok(None) } else { read(text).map(Some) }
@@ -69,6 +69,9 @@ fn device(reader: &mut Reader<'_>, root: &DeTable<'_>, settings: &mut Settings) 
     }
     if let Some(urls) = reader.list(device, "time_urls", 8, values::time_url) {
         settings.device.time_urls = Some(urls);
+    }
+    if let Some(is_volatile) = reader.text(device, "journal", values::journal) {
+        settings.device.volatile_journal = is_volatile;
     }
 }
 

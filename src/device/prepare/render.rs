@@ -1,4 +1,4 @@
-//! The settings as the programs of the image take them, all below `/run`: nothing in `/etc` can be written.
+//! The settings as the programs of the image take them, below `/run`, since nothing in `/etc` can be written.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,12 @@ pub(super) fn all(place: &Place, settings: &Settings, host_name: &str, base: &st
     let urls =
         settings.device.time_urls.as_ref().map(|urls| urls.iter().map(|url| format!("{url}\n")).collect());
     rendered.push(Rendered { path: run("time-urls"), text: urls, mode: 0o644 });
+    // The next boot looks for it before there is anything below /run.
+    rendered.push(Rendered {
+        path: place.identity().join("journal-volatile"),
+        text: settings.device.volatile_journal.then(String::new),
+        mode: 0o600,
+    });
     let daemon = daemon(settings, base).unwrap_or_else(|why| {
         complaints.push(why);
         base.to_owned()

@@ -35,6 +35,8 @@ pub(super) struct Device {
     pub(super) timezone: Option<String>,
     pub(super) keymap: Option<String>,
     pub(super) time_urls: Option<Vec<String>>,
+    /// Whether the journal is in memory only, and the card is spared.
+    pub(super) volatile_journal: bool,
 }
 
 /// The address of an interface; without one it asks the network.

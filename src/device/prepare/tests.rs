@@ -15,6 +15,7 @@ hostname = "Boat" # lower case in the end
 timezone = "Europe/Berlin"
 keymap = "de"
 time_urls = ["http://time.example"]
+journal = "volatile"
 
 [ethernet]
 address = "192.168.7.2/24"
@@ -218,6 +219,7 @@ fn a_full_file_is_applied_redacted_and_put_aside() {
     assert_eq!(daemon["scripts"]["queue_max"].as_integer(), Some(7), "what the image says stays");
     assert_eq!(daemon["env"]["site"].as_str(), Some("The boat"));
     assert_eq!(files["data/identity/settings.toml"].0, 0o600);
+    assert_eq!(files["data/identity/journal-volatile"].1, "");
     assert!(board.start_anew().errors.is_empty());
     assert_eq!(board.files(), files, "the next boot is the same");
 }
@@ -408,6 +410,7 @@ fn each_key_says_what_it_takes() {
         "[admin]\nsetup_code = \"a--------------------bcdefgh\"",
         "admin.setup_code must be 8 to 64 letters",
     );
+    wrong("[device]\njournal = \"none\"", "device.journal must be \"persistent\"");
     wrong("[device]\nkeymap = \"../x\"", "device.keymap must be a keyboard layout");
     wrong("[ssh]\nauthorized_keys = [\"my key\"]", "ssh.authorized_keys must be public keys");
     wrong("[ssh]\npassword_hash = \"secret-password\"", "ssh.password_hash must be the hash of a password");

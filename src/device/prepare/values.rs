@@ -177,6 +177,15 @@ pub(super) fn setup_code(text: &str) -> Read<String> {
         .ok_or_else(|| "must be 8 to 64 letters and digits; - and blanks do not count".to_owned())
 }
 
+/// Where the journal is (journald.conf(5), Storage=): whether it is in memory only.
+pub(super) fn journal(text: &str) -> Read<bool> {
+    match text {
+        "persistent" => Ok(false),
+        "volatile" => Ok(true),
+        _ => Err("must be \"persistent\", on the card, or \"volatile\", in memory only".to_owned()),
+    }
+}
+
 /// A server that is asked for the time.
 pub(super) fn time_url(text: &str) -> Read<String> {
     let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
