@@ -1,5 +1,5 @@
 # Which slot boots. The state is kept twice, at 1 MiB and at 5 MiB of the card: slot, pending, tries. It is written only
-# while an update waits to be confirmed, so that a card does not wear and a person who pulls the plug three times does not
+# by updates and while one waits to be confirmed, so that a card does not wear and a person who pulls the plug three times does not
 # end in an older system.
 
 # The defaults of U-Boot lie below the end of the kernel once it is unpacked.

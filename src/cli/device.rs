@@ -40,7 +40,7 @@ enum Verb {
     Bundle(BundleArgs),
     /// Write an update into the slot that does not run; the next boot tries it
     Install {
-        /// Also what is older than what runs
+        /// Also what is older than what runs, or, where PiCloud does not run, keeps the data in another form
         #[arg(long)]
         force: bool,
         /// The bundle [default: what the daemon left]

@@ -74,7 +74,11 @@ pub(super) fn clock(place: &Place, mut wait: Duration, tries: u32, out: &mut dyn
                 return Ok(());
             }
             // A device without the Internet is not a broken one: a unit that fails would say so.
-            Err(why) if left == 0 => writeln!(out, "the clock is not set: {why}")?,
+            Err(why) if left == 0 || clock::hosts(place).is_empty() => {
+                let standing = if clock::is_set(place) { "stays as it was set" } else { "is not set" };
+                writeln!(out, "the clock {standing}: {why}")?;
+                return Ok(());
+            }
             Err(_) => wait *= 2,
         }
     }

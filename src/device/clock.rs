@@ -52,6 +52,11 @@ pub fn is_synchronised(place: &Place) -> bool {
     place.path(SYNCHRONISED).exists()
 }
 
+/// Whether the time servers or web servers have set it since the boot.
+pub fn is_set(place: &Place) -> bool {
+    state(place)["synchronised"] == true
+}
+
 /// Whom to ask: those of the settings, else the usual ones. An empty list means nobody.
 pub fn hosts(place: &Place) -> Vec<String> {
     match fs::read_to_string(place.run().join("time-urls")) {
@@ -80,7 +85,7 @@ pub fn set(place: &Place, now: UnixMs, to: UnixMs, by: &[String]) -> io::Result<
 /// # Errors
 /// If it cannot be told.
 pub fn tell_failure(place: &Place, why: &str) -> io::Result<()> {
-    if state(place)["synchronised"] == true {
+    if is_set(place) {
         return Ok(());
     }
     tell(place, &json!({ "synchronised": false, "by": null, "why": why, "at": UnixMs::now() }))

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::bundle::{self, Keys, Manifest};
 use super::disk::{self, Target};
 use super::record::{self, Before, Phase, Progress, Vitals, lock_path};
-use super::{Boot, Error, Image, Place, State, files, network};
+use super::{Boot, Error, Image, Place, Slot, State, files, network};
 
 /// How often U-Boot may try the new slot.
 const TRIES: u32 = 3;
@@ -140,11 +140,11 @@ impl Work<'_> {
         (self.progress.version, self.progress.build) =
             (Some(update.version.clone()), Some(update.build.clone()));
         let vitals = self.look_at_daemon(&update, order, daemon)?;
-        let state = self.hold(&disk, state)?;
-        self.write(&path, &disk, &keys, &update)?;
-        self.save(&update, order, daemon)?;
+        let state = self.write(&path, &disk, state, &keys, &update)?;
+        self.save(daemon, vitals.is_some() && update.schema != order.schema)?;
         let online = network::is_up(self.place);
-        let mut before = Before::new(&image, self.boot.slot, &update, vitals, online);
+        let had = vitals.unwrap_or_default();
+        let mut before = Before::new(&image, self.boot.slot, &update, had, online);
         before.write(self.place)?;
         let pending = Some(self.boot.slot.other());
         State { pending, tries: TRIES, ..state }.write(&disk)?;
@@ -159,22 +159,22 @@ impl Work<'_> {
         Ok(update)
     }
 
-    /// Lets the slot that runs boot as long as the other one is half written, also where U-Boot had to choose it by itself.
-    fn hold(&self, disk: &Path, state: State) -> Result<State, Error> {
-        let held = State { slot: self.boot.slot, tries: 0, ..state.clone() };
-        if held != state {
-            held.write(disk)?;
-        }
-        Ok(held)
-    }
-
-    /// What the daemon has, and whether there will be room for a copy of it.
-    fn look_at_daemon(&self, update: &Manifest, order: &Order, daemon: &Daemon<'_>) -> Result<Vitals, Error> {
+    /// What the daemon has, and whether there will be room for a copy of it; `None` of one that was given up.
+    fn look_at_daemon(
+        &self,
+        update: &Manifest,
+        order: &Order,
+        daemon: &Daemon<'_>,
+    ) -> Result<Option<Vitals>, Error> {
         let vitals = match (daemon.vitals)() {
             Ok(vitals) => vitals,
-            // One that was given up tells nothing, and needs no copy of data in the same form: root may bring what mends it.
-            Err(_) if order.file.is_some() && update.schema == order.schema && is_given_up(daemon) => {
-                return Ok(Vitals::default());
+            // Root may bring what mends it. Data in the same form need no copy; in another one, it is said that there is none.
+            Err(_) if order.file.is_some() && is_given_up(daemon) => {
+                return if update.schema == order.schema || order.force {
+                    Ok(None)
+                } else {
+                    Err(Error::NoCopy)
+                };
             }
             Err(why) => return Err(Error::Daemon { doing: "say how it is", why }),
         };
@@ -184,15 +184,24 @@ impl Work<'_> {
         if free < needed && update.schema != order.schema {
             return Err(Error::Full { free, needed });
         }
-        Ok(vitals)
+        Ok(Some(vitals))
     }
 
-    /// Writes the slot and reads it back.
-    fn write(&mut self, path: &Path, disk: &Path, keys: &Keys, update: &Manifest) -> Result<(), Error> {
-        let partition = disk::partition(disk, self.boot.slot.other());
+    /// Writes the slot and reads it back; gives the state, by which the slot that runs boots meanwhile.
+    fn write(
+        &mut self,
+        path: &Path,
+        disk: &Path,
+        state: State,
+        keys: &Keys,
+        update: &Manifest,
+    ) -> Result<State, Error> {
+        let runs = self.boot.slot;
+        let partition = disk::partition(disk, runs.other());
         self.begin(Phase::Writing, update.slot_bytes)?;
         let mut tell = |at| self.advance(at);
         let mut target = Target::open(&partition, update.slot_bytes, &mut tell)?;
+        let state = hold(disk, runs, state)?;
         // The file may have changed since it was checked.
         let same = |again: &Manifest| {
             let changed = || bundle::BundleError::Damaged("it changed while it was installed".into());
@@ -203,21 +212,19 @@ impl Work<'_> {
         self.begin(Phase::Verifying, update.slot_bytes)?;
         let found = disk::hash(&partition, update.slot_bytes, &mut |at| self.advance(at))?;
         if found == update.sha256.to_ascii_lowercase() {
-            Ok(())
+            Ok(state)
         } else {
-            Err(Error::BadCard { path: partition, running: self.boot.slot })
+            Err(Error::BadCard { path: partition, running: runs })
         }
     }
 
     /// Keeps a copy of the data, as late as possible: what is accepted after it would be lost if they had to go back.
-    fn save(&mut self, update: &Manifest, order: &Order, daemon: &Daemon<'_>) -> Result<(), Error> {
+    fn save(&mut self, daemon: &Daemon<'_>, must_be: bool) -> Result<(), Error> {
         self.begin(Phase::Saving, 0)?;
         files::make_directory(&self.place.data().join("update"), 0o700)?;
         let copy = Before::copy(self.place);
         match (daemon.export)(&copy) {
-            Err(why) if update.schema != order.schema => {
-                Err(Error::Daemon { doing: "make a copy of its data", why })
-            }
+            Err(why) if must_be => Err(Error::Daemon { doing: "make a copy of its data", why }),
             // With the same schema the slot that runs can open what the new one leaves: the copy is for people.
             Err(_) => files::remove_for_good(&copy),
             Ok(()) => Ok(()),
@@ -249,6 +256,15 @@ impl Work<'_> {
         self.progress.error = Some(why.to_string());
         self.begin(Phase::Failed, 0)
     }
+}
+
+/// Lets the slot that runs boot as long as the other one is half written, also where U-Boot had to choose it by itself.
+fn hold(disk: &Path, slot: Slot, state: State) -> Result<State, Error> {
+    let held = State { slot, tries: 0, ..state.clone() };
+    if held != state {
+        held.write(disk)?;
+    }
+    Ok(held)
 }
 
 fn is_given_up(daemon: &Daemon<'_>) -> bool {

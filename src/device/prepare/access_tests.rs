@@ -67,3 +67,14 @@ fn a_password_opens_the_network_only_where_nothing_else_does() {
         assert_eq!(board.read("run/picloud-device/ssh-enabled").is_some(), is_open, "{ssh}");
     }
 }
+
+#[test]
+fn a_password_from_imager_is_for_the_console_where_ssh_is_off() {
+    let board = Board::new();
+    let user = format!("[user]\nname = \"admin\"\npassword = \"{HASH}\"\npassword_encrypted = true\n");
+    board.drop_file("rpi-preseed.toml", format!("config_version = \"1.0\"\n{user}"));
+    assert!(board.start().errors.is_empty());
+    assert!(board.read("run/picloud-device/shadow-admin").unwrap().contains(HASH));
+    assert!(board.read("run/picloud-device/sshd.conf").unwrap().ends_with("PasswordAuthentication no\n"));
+    assert_eq!(board.read("run/picloud-device/ssh-enabled"), None);
+}

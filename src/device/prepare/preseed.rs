@@ -83,6 +83,8 @@ fn login(
     }
     match reader.secret(user, "password", values::password_hash) {
         Some(Secret::New(hash)) => {
+            // It is for the console, as long as nothing is said about ssh.
+            settings.ssh.password_login = Some(settings.ssh.takes_password());
             settings.ssh.password_hash = Some(hash).filter(|hash| !hash.is_empty());
         }
         Some(Secret::Kept) | None => {}

@@ -180,7 +180,7 @@ pub(super) fn setup_code(text: &str) -> Read<String> {
 /// Where the journal is (journald.conf(5), Storage=): whether it is in memory only.
 pub(super) fn journal(text: &str) -> Read<bool> {
     match text {
-        "persistent" => Ok(false),
+        "" | "persistent" => Ok(false),
         "volatile" => Ok(true),
         _ => Err("must be \"persistent\", on the card, or \"volatile\", in memory only".to_owned()),
     }

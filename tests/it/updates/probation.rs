@@ -98,13 +98,17 @@ fn a_slot_that_cannot_be_loaded_is_given_up_at_once() {
     boot_into(&device.root, Slot::B, None);
     device.start();
     assert!(device.standing()["error"].as_str().unwrap().contains("slot A could not be loaded"));
-    // While that slot is written anew, it must not be the one that boots: here the plug is pulled in the middle.
-    fs::remove_file(device.path("disk2")).unwrap();
+    // From when that slot is written anew until it is whole, it must not be the one that boots. Here it is never whole, for
+    // there is no place for the copy of the data.
+    let (kept, aside) = (device.path("data/update"), device.path("data/aside"));
+    fs::rename(&kept, &aside).unwrap();
+    fs::write(&kept, "").unwrap();
     let bundle = device.bundle("1.2.0", 3, SCHEMA);
     assert_eq!(device.upload(&bundle).status, 202);
     assert_eq!(device.helper(&["install"]).code, 1);
     assert_eq!(device.state(), (Slot::B, None, 0));
-    fs::write(device.path("disk2"), vec![0; SLOT_BYTES]).unwrap();
+    fs::remove_file(&kept).unwrap();
+    fs::rename(&aside, &kept).unwrap();
     device.install(&bundle);
     assert!(device.holds("disk2", 3));
     assert_eq!(device.state(), (Slot::B, Some(Slot::A), 3));
@@ -124,8 +128,12 @@ fn root_installs_an_update_where_the_daemon_was_given_up() {
     // Without a copy, data of another form could not go back.
     let other = device.bundle("1.2.0", 3, SCHEMA + 1);
     let refused = device.helper(&["install", other.to_str().unwrap()]);
-    assert!(refused.code == 1 && refused.err.contains("broken on purpose"), "{}", refused.err);
+    assert!(refused.code == 1 && refused.err.contains("no copy of the data"), "{}", refused.err);
     assert_eq!(device.state(), (Slot::A, None, 0));
+    let forced = device.helper(&["install", "--force", other.to_str().unwrap()]);
+    assert_eq!(forced.code, 0, "{}", forced.err);
+    assert!(device.holds("disk3", 3));
+    State::default().write(&device.path("disk")).unwrap();
     let mended = device.bundle("1.1.0", 2, SCHEMA);
     let installed = device.helper(&["install", mended.to_str().unwrap()]);
     assert_eq!(installed.code, 0, "{}", installed.err);
