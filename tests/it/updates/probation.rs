@@ -62,6 +62,17 @@ fn a_slot_that_is_not_well_says_why_before_it_is_given_up() {
     assert!(said.out.contains("was rolled back: PiCloud has 0 routes"), "{}", said.out);
 }
 
+/// systemd gave the daemon up, and the page that tells why stands in its place.
+fn given_up(device: &Device) -> (Activated, TcpListener) {
+    let reason = device.path("reason");
+    fs::write(&reason, "broken on purpose").unwrap();
+    let socket = TcpListener::bind(device.listen).unwrap();
+    let run = reason.parent().unwrap().to_str().unwrap();
+    let page =
+        Activated::start("rescue", &[(&socket, "picloud-rescue.socket")], &[("RUNTIME_DIRECTORY", run)]);
+    (page, socket)
+}
+
 #[test]
 fn a_slot_whose_daemon_does_not_start_is_not_well() {
     let mut device = Device::new();
@@ -70,13 +81,9 @@ fn a_slot_whose_daemon_does_not_start_is_not_well() {
     device.helper(&["settle"]);
     let unwell = device.helper(&["health", "--wait", "2"]);
     assert!(unwell.code == 1 && unwell.err.contains("PiCloud is not ready"), "{}", unwell.err);
-    // systemd gave it up, and the page that tells why stands in its place: that is not waited for.
-    let reason = device.path("reason");
-    fs::write(&reason, "broken on purpose").unwrap();
-    let (socket, began) = (TcpListener::bind(device.listen).unwrap(), Instant::now());
-    let run = reason.parent().unwrap().to_str().unwrap();
-    let _page =
-        Activated::start("rescue", &[(&socket, "picloud-rescue.socket")], &[("RUNTIME_DIRECTORY", run)]);
+    // Where it was given up, that is not waited for.
+    let began = Instant::now();
+    let _page = given_up(&device);
     let unwell = device.helper(&["health", "--wait", "600"]);
     assert!(unwell.code == 1 && unwell.err.contains("PiCloud cannot start"), "{}", unwell.err);
     assert!(unwell.err.contains("broken on purpose"), "{}", unwell.err);
@@ -119,12 +126,7 @@ fn a_slot_that_cannot_be_loaded_is_given_up_at_once() {
 fn root_installs_an_update_where_the_daemon_was_given_up() {
     let mut device = Device::new();
     device.daemon.kill();
-    let reason = device.path("reason");
-    fs::write(&reason, "broken on purpose").unwrap();
-    let socket = TcpListener::bind(device.listen).unwrap();
-    let run = reason.parent().unwrap().to_str().unwrap();
-    let page =
-        Activated::start("rescue", &[(&socket, "picloud-rescue.socket")], &[("RUNTIME_DIRECTORY", run)]);
+    let page = given_up(&device);
     // Without a copy, data of another form could not go back.
     let other = device.bundle("1.2.0", 3, SCHEMA + 1);
     let refused = device.helper(&["install", other.to_str().unwrap()]);
@@ -138,7 +140,7 @@ fn root_installs_an_update_where_the_daemon_was_given_up() {
     let installed = device.helper(&["install", mended.to_str().unwrap()]);
     assert_eq!(installed.code, 0, "{}", installed.err);
     assert!(device.holds("disk3", 2));
-    drop((page, socket));
+    drop(page);
     assert_eq!(device.power_cycle(), Slot::B);
     device.start();
     assert_eq!(device.helper(&["health", "--wait", "60"]).code, 0);
