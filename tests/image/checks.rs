@@ -185,6 +185,9 @@ fn first_boot(kit: &Kit) {
     assert_eq!(pi.sh("systemctl --failed --no-legend --plain"), "", "failed units");
     assert_eq!(pi.sh("journalctl -b --no-pager | grep -ci 'ordering cycle' || true"), "0");
     assert_eq!(pi.sh("cat /proc/sys/kernel/tainted"), "0");
+    let (ignored, _) =
+        pi.ask("journalctl -q --no-pager -b -o cat -g 'Failed to parse|Unknown (key|section)'");
+    assert_eq!(ignored, "", "settings that nobody takes");
     assert!(pi.sh("grep ' / ' /proc/mounts").contains(" ro,"), "the root is read only");
     assert!(pi.sh("grep ' /boot/firmware ' /proc/mounts").contains(" ro,"));
     let listening = pi.sh("ss -Htuln | awk '{print $5}' 2>/dev/null || ss -Htuln");
