@@ -64,7 +64,7 @@ pub enum Error {
     },
     /// The data would change their form, and nobody can make a copy of them.
     #[error(
-        "PiCloud does not run, so that there would be no copy of the data, which this update brings into another form: going back would leave them behind. Copy picloud.redb to another computer, and use --force"
+        "PiCloud does not run, so that there would be no copy of the data, which this update brings into another form: going back would leave them behind. Copy /data/picloud/picloud.redb to another computer, and use --force"
     )]
     NoCopy,
     /// The daemon did not do its part.

@@ -500,8 +500,10 @@ fn sizes(kit: &Kit) {
         pi.until_answers("/hello/you");
         let (start, sectors) = card.span(4);
         assert_eq!((start + sectors) * 512, gib << 30, "the table names all of the card");
-        // It grows while it is used; this waits for its end.
-        pi.sh("systemctl start picloud-grow.service");
+        // It grows by itself while it is used; the service is active when that has ended.
+        until("the file system to grow", || {
+            (pi.ask("systemctl is-active picloud-grow.service").1 == 0).then_some(())
+        });
         let size = pi.sh("stat -f -c '%b %S' /data");
         let bytes: u64 = size.split_whitespace().map(|number| number.parse::<u64>().unwrap()).product();
         assert!(bytes > sectors * 512 / 100 * 95, "{bytes} of {} bytes", sectors * 512);
